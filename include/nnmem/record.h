@@ -1,0 +1,157 @@
+/*
+ * The slot format: what the hook says to the recorder, 64 bytes at a time.
+ *
+ * A record is one slot, or one slot followed by as many continuation slots as its text needs.  Every slot begins with
+ * its own sequence number, so a continuation carries RECORD_TEXT_BYTES of payload.  Sequence numbers are positions in
+ * the ring plus one: they are unique in a run, never 0, and they are the order of truth; time is for display.
+ *
+ * The hook writes records (hook/emit.c), the ring carries them (ring.h), the tagger (store/tagger.h) understands them.
+ * Changing anything here raises RECORD_VERSION: recorder and reporter refuse a ring of another version.
+ */
+#ifndef NNMEM_RECORD_H
+#define NNMEM_RECORD_H
+
+#include <stdint.h>
+
+#define RECORD_VERSION 1u
+
+/* What a record says.  The comment names the fields it uses besides seq, time_ns, kind and thread; others are 0. */
+enum record_kind {
+	RECORD_NONE = 0,		/* never written */
+
+	/*
+	 * Reports.  device, flags: NODE, SHARED and the level (record_level()), stack, scope, address, size (> 0, bytes),
+	 * a = total_allocated, b = total_reserved as PyTorch gave them after the event.
+	 */
+	RECORD_ALLOC = 1,
+	RECORD_FREE = 2,
+	RECORD_OOM = 3,			/* device, size = bytes asked for, a, b: totals; address 0 */
+
+	/*
+	 * Scopes of the thread that sends them; they nest.
+	 * MODULE_ENTER: scope = module id, flags ROOT, GRAD, TRAINING (the last two valid with ROOT only), NODE.
+	 * MODULE_LEAVE: scope = module id, flags ROOT; a = autograd nodes made on this thread since the ENTER.
+	 * BACKWARD_BEGIN: flags ACCUMULATE (`.backward()`, not `autograd.grad`).  a = id of the graph task, 0 unknown.
+	 * OPTIMIZER_BEGIN/END: scope = optimizer id.
+	 */
+	RECORD_MODULE_ENTER = 10,
+	RECORD_MODULE_LEAVE = 11,
+	RECORD_BACKWARD_BEGIN = 12,
+	RECORD_BACKWARD_END = 13,
+	RECORD_OPTIMIZER_BEGIN = 14,
+	RECORD_OPTIMIZER_END = 15,
+	RECORD_SCALER_UPDATE = 16,	/* GradScaler.update returned */
+	RECORD_WORKER = 17,		/* this autograd worker now works for thread a (RECORD_NO_THREAD: for nobody) */
+	RECORD_INPUT = 18,		/* address = storage of a tensor given to a root module call; size = its bytes */
+
+	/* Manual marks (nnmem.h). */
+	RECORD_MARK_STEP = 20,		/* a new step begins here */
+	RECORD_MARK_PHASE_BEGIN = 21,	/* a = enum record_phase */
+	RECORD_MARK_PHASE_END = 22,
+
+	/*
+	 * Definitions: sent once, before the first use of the id.  Records from here on carry text in continuation slots:
+	 * `stack` holds its length in bytes, the fields are joined by NULs (n fields, n - 1 NULs), UTF-8, never trusted.
+	 */
+	RECORD_DEF_THREAD = 30,		/* thread; a = OS thread id; flags PYTHON, AUTOGRAD; text: name */
+	RECORD_DEF_MODULE = 31,		/* scope = module id; a = id of its root (own id: is root); text: fqn, class, root */
+	RECORD_DEF_OPTIMIZER = 32,	/* scope = optimizer id; text: class */
+	/*
+	 * A tensor known by name.  scope = module id (0: none), address = storage base, size = storage bytes,
+	 * a = enum record_tensor, b = optimizer id for RECORD_TENSOR_STATE;
+	 * text: name (a parameter's or buffer's path below its root), dtype ("float32"), shape ("32,3,3,3"), state key.
+	 */
+	RECORD_DEF_TENSOR = 33,
+
+	/* Facts about the run. */
+	RECORD_INFO = 40,		/* text: key, value (torch_version, python_version, rank, adapter, ...) */
+	RECORD_NOTE = 41,		/* a = enum record_severity; text: one sentence */
+	RECORD_END = 42,		/* the process ends: a = enum record_end, b = exit status, size = peak RSS in bytes */
+};
+
+enum record_tensor { RECORD_TENSOR_PARAMETER = 1, RECORD_TENSOR_BUFFER = 2, RECORD_TENSOR_STATE = 3, RECORD_TENSOR_GRADIENT = 4 };
+enum record_severity { RECORD_SEVERITY_INFO = 0, RECORD_SEVERITY_DEGRADED = 1, RECORD_SEVERITY_ERROR = 2 };
+enum record_end { RECORD_END_EXIT = 1, RECORD_END_EXEC = 2 };
+
+/* The phases of training, as stored; names by store/names.h. */
+enum record_phase {
+	PHASE_STATIC = 0,
+	PHASE_FORWARD = 1,
+	PHASE_BACKWARD = 2,
+	PHASE_OPTIMIZER = 3,
+	PHASE_INFERENCE = 4,
+	PHASE_OTHER = 5,
+	NR_PHASES = 6,
+};
+
+/* What kind of memory an ALLOC or FREE speaks of. */
+enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_MANAGED = 3, NR_LEVELS = 4 };
+
+/* record.flags; a bit may mean different things in different kinds only where the comment says so. */
+#define RECORD_F_NODE 0x01u		/* sent while the thread runs an autograd node (so: in backward) */
+#define RECORD_F_GRAD 0x02u		/* gradients are on */
+#define RECORD_F_TRAINING 0x04u		/* the module is in training mode */
+#define RECORD_F_ROOT 0x08u		/* no other module call is open on this thread */
+#define RECORD_F_ACCUMULATE 0x10u	/* BACKWARD_BEGIN: gradients are accumulated into .grad */
+#define RECORD_F_PYTHON 0x20u		/* DEF_THREAD: the thread has a Python thread state */
+#define RECORD_F_AUTOGRAD 0x40u		/* DEF_THREAD: an autograd worker thread */
+#define RECORD_F_SHARED 0x80u		/* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
+
+/* The level of a report, in bits that only module records use otherwise. */
+#define RECORD_LEVEL_SHIFT 1u
+#define RECORD_LEVEL_MASK 0x06u
+static inline unsigned record_level(uint8_t flags)
+{
+	return (flags & RECORD_LEVEL_MASK) >> RECORD_LEVEL_SHIFT;
+}
+
+/*
+ * Devices as PyTorch's c10::Device packs them: low byte type, high byte index, 0xff = no index; the CPU is 0xff00.
+ * Source: c10/core/Device.h and DeviceType.h, 1.13 to 2.14.
+ */
+#define RECORD_DEVICE_CPU 0xff00u
+#define RECORD_DEVICE_TYPE_CUDA 1u
+
+#define RECORD_NO_THREAD UINT64_MAX
+
+/* One slot.  All fields in host byte order: a ring never leaves its machine. */
+struct record {
+	uint64_t seq;		/* position + 1; what ring.h's protocol publishes */
+	uint64_t time_ns;	/* CLOCK_MONOTONIC */
+	uint8_t kind;		/* enum record_kind */
+	uint8_t flags;		/* RECORD_F_* */
+	uint16_t device;
+	uint32_t thread;	/* the hook's number for the thread, from 1 */
+	uint32_t stack;		/* reports: stack id, 0 none captured; kinds with text: bytes of text that follow */
+	uint32_t scope;		/* innermost module (in backward: the module that made the node), 0 none; or an id */
+	uint64_t address;
+	uint64_t size;		/* bytes */
+	uint64_t a;
+	uint64_t b;
+};
+_Static_assert(sizeof(struct record) == 64, "a slot is one cache line");
+
+/* A continuation slot: text of the record before it. */
+#define RECORD_TEXT_BYTES 56u
+struct record_text {
+	uint64_t seq;
+	uint8_t bytes[RECORD_TEXT_BYTES];
+};
+_Static_assert(sizeof(struct record_text) == 64, "a slot is one cache line");
+
+/* The longest text of one record, all fields and their NULs together; a longer one is cut, never dropped. */
+#define RECORD_TEXT_MAX 4032u	/* 72 continuation slots */
+
+/* Whether records of a kind carry text. */
+static inline int record_has_text(uint8_t kind)
+{
+	return kind >= RECORD_DEF_THREAD && kind != RECORD_END;
+}
+
+/* Continuation slots for text_bytes of text. */
+static inline uint32_t record_text_slots(uint32_t text_bytes)
+{
+	return (text_bytes + RECORD_TEXT_BYTES - 1) / RECORD_TEXT_BYTES;
+}
+
+#endif

@@ -1,0 +1,151 @@
+/*
+ * Reading a run file.  The only header of store/ that report/ may include (with names.h): no SQL, no slots.
+ *
+ * A run file is never trusted: it is opened read-only with the defensive settings of DESIGN (no trusted schema, a heap
+ * limit, a progress handler that bounds time), tables are read and never views, and every value is checked before use.
+ * Opening a file whose recorder died first recovers what the ring still holds (store/recover.c): into the file when it
+ * can be written, else in a private copy in memory; store_run.recovered_* say what happened.
+ *
+ * Strings belong to the store and live until the call that returned them is made again or the store is closed, in
+ * callbacks until the callback returns.  A NULL string, or -1 in a field said to be "or -1", means: not known.
+ * Thread: one at a time per store.  Errors: 0 or a negative errno, with a sentence in struct store_error.
+ */
+#ifndef NNMEM_STORE_STORE_H
+#define NNMEM_STORE_STORE_H
+
+#include "store/names.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct store;
+
+struct store_error {
+	char message[512];	/* one sentence without a newline, naming the file and what is wrong */
+};
+
+enum store_recovery {
+	STORE_COMPLETE = 0,	/* the run was closed by its recorder */
+	STORE_LIVE,		/* a recorder is at work: a snapshot of the last commit */
+	STORE_RECOVERED,	/* the recorder had died; what the ring held is now in the file */
+	STORE_RECOVERED_IN_MEMORY, /* the same, but the file or its folder cannot be written: only this reader sees it */
+	STORE_RING_GONE,	/* the recorder had died and its ring is gone: events after the last commit are missing */
+	STORE_ORPHANED,		/* the recorder has died but the program still runs: read so far, and recoverable later */
+};
+
+struct store_lost { uint64_t count[NR_LOST]; uint64_t total; };
+
+struct store_run {
+	const char *run_id;
+	int64_t pid;
+	int64_t rank;			/* or -1 */
+	const char *torch_version, *python_version, *nnmem_version, *hostname; /* or NULL */
+	const char *command;
+	const char *ended;		/* `exit 0`, `signal 9`, `exec`, `killed`, `running` */
+	uint64_t start_realtime_ns;
+	uint64_t duration_ns;
+	uint64_t events;		/* allocation and free reports recorded */
+	uint64_t steps;			/* training steps (kinds train and partial) */
+	uint64_t audit_checks, audit_failures;
+	uint64_t params_bytes;		/* named parameters, each storage once */
+	uint64_t peak_rss_bytes;	/* of the process; 0 not known */
+	const char *peak_device;	/* the first CUDA device used, else cpu */
+	uint64_t peak_bytes, peak_seq;
+	uint64_t peak_step;
+	unsigned peak_phase;
+	uint16_t peak_device_id;
+	struct store_lost lost;
+	enum store_recovery recovery;
+	uint64_t recovered_events;	/* taken from the ring by this open */
+	unsigned schema_version;
+};
+
+struct store_device { uint16_t device; const char *name; uint64_t peak_bytes, peak_step, peak_seq, allocs, frees, live_at_end_bytes,
+		      reserved_peak_bytes; unsigned peak_phase; };
+
+struct store_step { uint64_t step; unsigned kind; uint16_t device; uint64_t start_seq, end_seq, start_ns, end_ns, allocs, frees, alloc_bytes,
+		    start_bytes, peak_bytes, peak_seq, end_bytes; unsigned peak_phase; };
+
+struct store_phase { uint64_t step; unsigned phase; uint16_t device; uint64_t allocs, alloc_bytes, peak_bytes, end_bytes; };
+
+struct store_span { uint64_t id, step; uint32_t thread; unsigned phase; bool recompute; const char *root; /* or NULL */
+		    uint64_t start_seq, end_seq /* 0 open */, start_ns, end_ns, start_bytes, peak_bytes, end_bytes; };
+
+struct store_allocation {
+	uint64_t id, size_bytes, alloc_seq, free_seq /* 0 alive */, alloc_ns, free_ns, step;
+	uint32_t thread;
+	uint16_t device;
+	unsigned level, phase, free_phase, category, rule;
+	bool provisional, recompute;
+	const char *root, *layer, *parameter, *state_key, *shape, *dtype;	/* or NULL */
+};
+
+struct store_layer {
+	const char *root, *layer, *class_name;	/* layer "" is the root itself */
+	uint32_t module, parent;		/* ids; parent 0: a root */
+	uint16_t device;
+	/* Own bytes, without those of layers below it; forward and backward peaks include them. */
+	uint64_t params_bytes, gradient_bytes, optimizer_state_bytes, saved_bytes, temporary_bytes;
+	uint64_t forward_peak_bytes, backward_peak_bytes, live_at_peak_bytes;
+};
+
+struct store_note { uint64_t seq; unsigned severity; const char *text; };
+
+/* Each category's highest live bytes in a window, each at its own instant, and the composition at the window's peak. */
+struct store_composition {
+	bool present;			/* the run has such a window */
+	uint64_t step;			/* the step that was looked at */
+	unsigned step_kind;
+	uint64_t max_bytes[NR_CATEGORIES];
+	uint64_t sum_of_max_bytes;
+	uint64_t peak_bytes, peak_seq;	/* one instant */
+	unsigned peak_phase;
+	uint64_t at_peak_bytes[NR_CATEGORIES];
+};
+
+enum store_window {
+	/* The training step to show as typical: of those after the first the one with the highest peak, else the first. */
+	WINDOW_STEADY_STEP,
+	/* All instants in phase inference of the step whose inference peak is highest. */
+	WINDOW_INFERENCE,
+};
+
+/* Live bytes of one device over events [start_seq, end_seq), the highest and lowest of each bucket: no peak is lost. */
+struct store_bucket { uint64_t start_seq, end_seq, min_bytes, max_bytes; };
+
+/*
+ * Open @path.  On success *@ret_store is the caller's, to be given to store_close().
+ * Errors (all with a message): -ENOENT, -EACCES, -EISDIR; -ENODATA empty; -EBADMSG not a run file, or damaged;
+ * -EPROTONOSUPPORT written by a newer nnmem; -ENOMEM.
+ */
+int store_open(const char *path, struct store **ret_store, struct store_error *error);
+void store_close(struct store *store);
+/* The sentence of the last failed call on @store. */
+const char *store_message(const struct store *store);
+
+int store_read_run(struct store *store, struct store_run *ret_run);
+/* *@ret_device: the id of a name as printed ("cpu", "cuda:0"); -ENOENT when the run has no such device. */
+int store_find_device(struct store *store, const char *name, uint16_t *ret_device);
+
+/* Rows in the natural order of each (device, step, phase, seq); a callback's non-zero return stops and is returned. */
+int store_each_device(struct store *store, int (*each)(const struct store_device *, void *), void *arg);
+int store_each_step(struct store *store, uint16_t device, int (*each)(const struct store_step *, void *), void *arg);
+int store_each_phase(struct store *store, uint16_t device, int (*each)(const struct store_phase *, void *), void *arg);
+/* Spans that touch [start_seq, end_seq). */
+int store_each_span(struct store *store, uint64_t start_seq, uint64_t end_seq, int (*each)(const struct store_span *, void *), void *arg);
+/* Blocks of @device alive right after event @seq, biggest first (equal sizes: oldest first). */
+int store_each_live(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_allocation *, void *), void *arg);
+int store_each_layer(struct store *store, uint16_t device, int (*each)(const struct store_layer *, void *), void *arg);
+int store_each_note(struct store *store, int (*each)(const struct store_note *, void *), void *arg);
+/* Facts by key (INFO records): for the `info` view. */
+int store_each_fact(struct store *store, int (*each)(const char *key, const char *value, void *arg), void *arg);
+/* Other files of the same run (children, ranks) beside this one, by run id. */
+int store_each_sibling(struct store *store, int (*each)(const char *path, void *arg), void *arg);
+
+int store_read_composition(struct store *store, uint16_t device, enum store_window window, struct store_composition *ret);
+/* @nr_buckets equal pieces of [start_seq, end_seq). */
+int store_read_levels(struct store *store, uint16_t device, uint64_t start_seq, uint64_t end_seq, struct store_bucket *ret_buckets,
+		      size_t nr_buckets);
+
+#endif
