@@ -33,7 +33,8 @@ struct emitter {
 	struct ring *ring;
 	const struct emit_env *env;
 	uint64_t waited_ns;		/* all waits so far; atomic */
-	uint64_t gave_up_tail;		/* tail + 1 at the last failed wait, 0: none; atomic: no waiting until tail moves */
+	uint64_t gave_up_tail;		/* tail + 1 at the last wait in vain, 0: none; atomic: no waiting until tail moves */
+	uint64_t recorder_dead;		/* 1: found dead when the ring was full; atomic */
 };
 
 /*

@@ -2,7 +2,7 @@
  * The slot format: what the hook says to the recorder, 64 bytes at a time.
  *
  * A record is one slot, or one slot followed by as many continuation slots as its text needs.  Every slot begins with
- * its own sequence number, so a continuation carries RECORD_TEXT_BYTES of payload.  Sequence numbers are positions in
+ * its own sequence number, so that each is published by itself.  Sequence numbers are positions in
  * the ring plus one: they are unique in a run, never 0, and they are the order of truth; time is for display.
  *
  * The hook writes records (hook/emit.c), the ring carries them (ring.h), the tagger (store/tagger.h) understands them.
@@ -11,6 +11,7 @@
 #ifndef NNMEM_RECORD_H
 #define NNMEM_RECORD_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define RECORD_VERSION 1u
@@ -67,6 +68,8 @@ enum record_kind {
 	RECORD_INFO = 40,		/* text: key, value (torch_version, python_version, rank, adapter, ...) */
 	RECORD_NOTE = 41,		/* a = enum record_severity; text: one sentence */
 	RECORD_END = 42,		/* the process ends: a = enum record_end, b = exit status, size = peak RSS in bytes */
+
+	RECORD_TEXT = 63,		/* a continuation slot (struct record_text), never seen outside the ring */
 };
 
 enum record_tensor { RECORD_TENSOR_PARAMETER = 1, RECORD_TENSOR_BUFFER = 2, RECORD_TENSOR_STATE = 3, RECORD_TENSOR_GRADIENT = 4 };
@@ -131,21 +134,27 @@ struct record {
 };
 _Static_assert(sizeof(struct record) == 64, "a slot is one cache line");
 
-/* A continuation slot: text of the record before it. */
-#define RECORD_TEXT_BYTES 56u
+/*
+ * A continuation slot: text of the record before it.  It names its record, and its kind lies where a record's does, so
+ * that a reader that lost the record itself skips the text instead of taking it for records.
+ */
+#define RECORD_TEXT_BYTES 47u
 struct record_text {
 	uint64_t seq;
+	uint64_t record_seq;	/* of the record that the text belongs to */
+	uint8_t kind;		/* RECORD_TEXT */
 	uint8_t bytes[RECORD_TEXT_BYTES];
 };
 _Static_assert(sizeof(struct record_text) == 64, "a slot is one cache line");
+_Static_assert(offsetof(struct record_text, kind) == offsetof(struct record, kind), "a continuation is told by its kind");
 
 /* The longest text of one record, all fields and their NULs together; a longer one is cut, never dropped. */
-#define RECORD_TEXT_MAX 4032u	/* 72 continuation slots */
+#define RECORD_TEXT_MAX 4042u	/* 86 continuation slots */
 
 /* Whether records of a kind carry text. */
 static inline int record_has_text(uint8_t kind)
 {
-	return kind >= RECORD_DEF_THREAD && kind != RECORD_END;
+	return kind >= RECORD_DEF_THREAD && kind <= RECORD_NOTE;
 }
 
 /* Continuation slots for text_bytes of text. */
