@@ -44,6 +44,11 @@ enum record_kind {
 	RECORD_SCALER_UPDATE = 16,	/* GradScaler.update returned */
 	RECORD_WORKER = 17,		/* this autograd worker now works for thread a (RECORD_NO_THREAD: for nobody) */
 	RECORD_INPUT = 18,		/* address = storage of a tensor given to a root module call; size = its bytes */
+	/*
+	 * An autograd node was made on this thread outside every module call, backward and step(), and no root module call
+	 * with gradients on has been made since the thread's last backward or step(): functional code begins its forward here.
+	 */
+	RECORD_FORWARD = 19,
 
 	/* Manual marks (nnmem.h). */
 	RECORD_MARK_STEP = 20,		/* a new step begins here */

@@ -1,0 +1,87 @@
+/*
+ * The hook's centre: whether we record, and what a thread is doing.
+ *
+ * Interposers (wrap_*.c) and the Python adapter (python.c) tell it what happened; it adds what the thread is in the middle
+ * of and writes records (emit.h).  State decides whether we record; callers forward always, whatever is returned here.
+ *
+ * Data model.  One process-wide state (enum hook_state); one struct thread_state a thread, in initial-exec TLS, so that it
+ * exists on any thread at any time without allocating.  The ring and the recorder are started by the first record that
+ * counts as of interest (process.c): a tensor report, an autograd call, or the adapter's first word.
+ *
+ * Everything below: thread any, GIL held or not, PyTorch's allocator lock held or not.  Signal: safe; a record that is
+ * reported while the hook is already at work on the thread is dropped and counted (LOST_REENTERED).  Keeps errno.
+ * Allocates nothing, takes no lock that anybody waits for, never ends the process.  Errors: none; failures are counted.
+ */
+#ifndef NNMEM_HOOK_HOOK_H
+#define NNMEM_HOOK_HOOK_H
+
+#include "nnmem/record.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Marks what the preloaded library exports; everything else is hidden (checked against hook/exports.txt in the tests). */
+#define NNMEM_EXPORT __attribute__((visibility("default")))
+
+enum hook_state {
+	HOOK_DOWN = 0,	/* before the constructor, switched off, in a forked child, after a failure that was noted */
+	HOOK_STARTING,	/* one thread makes the ring and starts the recorder; the others drop and count meanwhile */
+	HOOK_UP,	/* recording */
+	HOOK_DRAINING,	/* the end was recorded: nothing more is */
+};
+
+/* How deep module calls are followed on a thread; deeper ones are counted (LOST_DEEP) and belong to the last one followed. */
+#define HOOK_MAX_DEPTH 256
+
+/* ---- reports (wrap_c10.c) */
+
+/* A block was allocated (@size_bytes > 0) or freed (< 0), as c10::reportMemoryUsageToProfiler says it. */
+void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device);
+void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device);
+
+/* ---- autograd (wrap_autograd.c) */
+
+void hook_backward_begin(bool accumulate);
+void hook_backward_end(void);	/* also when an exception leaves the engine */
+/* The calling thread is an autograd worker (Engine::thread_init). */
+void hook_autograd_worker(void);
+/* A graph task is executed for the calling thread; its nodes may run on workers. */
+void hook_graph_task(const void *graph_task);
+/* Node number @number was made on this thread: it belongs to the innermost module call. */
+void hook_node_made(uint64_t number);
+/* @node of @graph_task runs on this thread from _begin to _end. They nest (reentrant backward). */
+void hook_node_begin(const void *graph_task, const void *node);
+void hook_node_end(void);
+/*
+ * Learn where a Node holds its number and its thread: @node is a live Node made on the calling thread whose number is
+ * @number.  Until two nodes have agreed, backward has no layers.  Returns whether the offsets are known now.
+ */
+bool hook_learn_node(const void *node, uint64_t number);
+
+/* ---- scopes (python.c).  Ids are the adapter's, from 1. */
+
+void hook_module_enter(uint32_t module, bool root, bool grad, bool training);
+void hook_module_leave(void);
+bool hook_in_module(void);		/* a module call is open on this thread */
+void hook_optimizer_begin(uint32_t optimizer);
+void hook_optimizer_end(void);
+void hook_scaler_update(void);
+void hook_input(uint64_t storage, uint64_t size_bytes);
+
+/* A definition or fact (RECORD_DEF_*, RECORD_INFO): @text as record.h says, fields joined by NULs. */
+void hook_define(const struct record *record, const char *text, uint32_t text_bytes);
+
+/* A degradation, in words, printf-like but for %d %u %s %zu %lu only; at most one per call site and run: @once. */
+void hook_note(uint8_t *once, enum record_severity severity, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* ---- life (process.c, wrap_libc.c) */
+
+/* The process ends by @how with @status: record it, wait at most 1 s for the last commit, print the closing line. */
+void hook_end(enum record_end how, int status);
+/* exec failed: the program goes on. */
+void hook_exec_failed(void);
+
+enum hook_state hook_current_state(void);
+
+#endif
