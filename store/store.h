@@ -49,6 +49,10 @@ struct store_run {
 	uint64_t steps;			/* training steps (kinds train and partial) */
 	uint64_t audit_checks, audit_failures;
 	uint64_t params_bytes;		/* named parameters, each storage once */
+	uint64_t params_values;		/* their elements by shape; 0 not known */
+	uint64_t external_bytes;	/* named tensors that PyTorch did not allocate, each storage once: outside all totals */
+	uint64_t ooms;			/* allocations that were refused */
+	uint64_t last_seq;		/* the last record read */
 	uint64_t peak_rss_bytes;	/* of the process; 0 not known */
 	const char *peak_device;	/* the first CUDA device used, else cpu */
 	uint64_t peak_bytes, peak_seq;
@@ -64,6 +68,7 @@ struct store_run {
 struct store_device { uint16_t device; const char *name; uint64_t peak_bytes, peak_step, peak_seq, allocs, frees, live_at_end_bytes,
 		      reserved_peak_bytes; unsigned peak_phase; };
 
+/* start_seq, end_seq: the first and the last record in it. */
 struct store_step { uint64_t step; unsigned kind; uint16_t device; uint64_t start_seq, end_seq, start_ns, end_ns, allocs, frees, alloc_bytes,
 		    start_bytes, peak_bytes, peak_seq, end_bytes; unsigned peak_phase; };
 
@@ -83,12 +88,18 @@ struct store_allocation {
 
 struct store_layer {
 	const char *root, *layer, *class_name;	/* layer "" is the root itself */
-	uint32_t module, parent;		/* ids; parent 0: a root */
+	uint32_t module, parent;		/* ids; parent 0: a root; module 0: what no layer owns, names NULL */
 	uint16_t device;
 	/* Own bytes, without those of layers below it; forward and backward peaks include them. */
 	uint64_t params_bytes, gradient_bytes, optimizer_state_bytes, saved_bytes, temporary_bytes;
 	uint64_t forward_peak_bytes, backward_peak_bytes, live_at_peak_bytes;
 };
+
+struct store_thread { uint32_t id; uint64_t os_id; bool python, autograd; const char *name; };
+
+/* An allocation that was refused; totals as PyTorch said them. */
+struct store_oom { uint64_t seq, ns, step; uint32_t thread; uint16_t device; unsigned phase; const char *root, *layer; /* or NULL */
+		   uint64_t size_bytes, allocated_bytes, reserved_bytes; };
 
 struct store_note { uint64_t seq; unsigned severity; const char *text; };
 
@@ -136,7 +147,10 @@ int store_each_phase(struct store *store, uint16_t device, int (*each)(const str
 int store_each_span(struct store *store, uint64_t start_seq, uint64_t end_seq, int (*each)(const struct store_span *, void *), void *arg);
 /* Blocks of @device alive right after event @seq, biggest first (equal sizes: oldest first). */
 int store_each_live(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_allocation *, void *), void *arg);
+/* Modules of each root, a module before those below it; last, one row with module 0: what no layer owns. */
 int store_each_layer(struct store *store, uint16_t device, int (*each)(const struct store_layer *, void *), void *arg);
+int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);
+int store_each_oom(struct store *store, int (*each)(const struct store_oom *, void *), void *arg);
 int store_each_note(struct store *store, int (*each)(const struct store_note *, void *), void *arg);
 /* Facts by key (INFO records): for the `info` view. */
 int store_each_fact(struct store *store, int (*each)(const char *key, const char *value, void *arg), void *arg);
