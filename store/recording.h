@@ -11,22 +11,36 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct db;
 struct recording;
 
 /* What the recorder knows of the program besides the ring. */
 struct recording_origin {
-	const char *out;	/* NNMEM_OUT as given, or NULL: "run.db"; %p pid, %r rank, %h host */
-	const char *ring_path;	/* where the ring is, for recovery */
-	const char *command;	/* the program's command line, joined by blanks */
-	const char *run_id;	/* shared by the files of one run; NULL: make one */
-	int64_t rank;		/* RANK, or -1 */
+	const char *out;       /* NNMEM_OUT as given, or NULL: "run.db"; %p pid, %r rank, %h host */
+	const char *ring_path; /* where the ring is, for recovery */
+	const char *command;   /* the program's command line, joined by blanks */
+	const char *run_id;    /* shared by the files of one run; NULL: make one */
+	int64_t rank;          /* RANK, or -1 */
 };
 
 /*
  * Choose the file's name by the rule of DESIGN 7 (Files), create it and connect @ring.
  * Errors: negative errno, with one sentence in @message (which names path and reason).
  */
-int recording_create(struct ring *ring, const struct recording_origin *origin, struct recording **ret, char *message, size_t message_size);
+int recording_create(struct ring *ring, const struct recording_origin *origin, struct recording **ret, char *message,
+                     size_t message_size);
+
+/*
+ * Take up the recording that is in @db (opened with DB_WRITE under the run file's lock, runfile_take_over(), or a copy in
+ * memory) where its last commit left it: the tagger is rebuilt, and what @ring holds can be pumped.
+ * @ring has passed ring_check() and is proven to be the run's (run.ring_start_ns and pid) here: -ESTALE when it is not.
+ * -EBADMSG: the file is damaged.  A run that was closed has nothing to take up: -EALREADY.
+ * Owner of @db: still the caller, also after recording_close(), which then leaves one plain file.
+ */
+int recording_reopen(struct db *db, struct ring *ring, struct recording **ret, char *message, size_t message_size);
+
+/* No producer lives any more: slots that were claimed and never published are skipped at once (LOST_TORN). */
+void recording_producers_gone(struct recording *recording);
 
 /* The name of the run file as the user would write it. */
 const char *recording_path(const struct recording *recording);
@@ -37,12 +51,21 @@ const char *recording_path(const struct recording *recording);
  */
 int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t max_slots, bool commit);
 
-/* How the program ended, when RECORD_END did not say: "signal 9", "killed", ... */
+/* How the program ended, for when RECORD_END did not say: "signal 9", "killed", ... (copied). */
 int recording_set_ended(struct recording *recording, const char *ended);
 /* A sample of the process: resident set now and its high-water mark, bytes. */
 int recording_sample(struct recording *recording, uint64_t now_ns, uint64_t rss_bytes, uint64_t peak_rss_bytes);
 
-/* Everything was pumped: finish the tagger, final commit, one file (no WAL), unlock.  Frees @recording. */
+/* Everything was pumped: finish the tagger, final commit, one file (no WAL), unlock.  Frees @recording, also on error. */
 int recording_close(struct recording *recording);
+
+/*
+ * Leave the file as of its last commit, for a later recovery, and unlock.  @why: a note in the file if it can be written,
+ * NULL none.  Frees @recording.
+ */
+void recording_abandon(struct recording *recording, const char *why);
+
+/* The sentence of the last error.  Owner: @recording. */
+const char *recording_message(const struct recording *recording);
 
 #endif

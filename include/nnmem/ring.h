@@ -54,7 +54,11 @@ enum ring_recorder {
 enum ring_producer {
 	PRODUCER_RUNNING = 0,
 	PRODUCER_ENDED = 1,	/* RECORD_END is in the ring; nothing follows */
-	PRODUCER_EXEC = 2,	/* another program may follow under this pid; back to RUNNING when exec failed */
+	/*
+	 * Another program may follow under this pid; back to RUNNING when exec failed.  The recorder commits what there is
+	 * and closes once the program's memory (this mapping) is gone, so the hook need not wait for CLOSED here.
+	 */
+	PRODUCER_EXEC = 2,
 };
 
 /*
