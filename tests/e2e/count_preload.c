@@ -1,0 +1,122 @@
+/*
+ * The second witness: a preload that only logs what PyTorch reports, on every thread, into a file.
+ *
+ * It shares nothing with the hook but the names of PyTorch's functions.  Put before libnnmemhook.so in LD_PRELOAD it logs
+ * each event and passes it on to the hook; alone it passes it on to PyTorch.  The file is a shared mapping, so it
+ * outlives any death of the program.  Layout: struct header, then struct event of as many as `next` says.
+ *
+ * Environment: COUNT_FILE (path; nothing is logged without it).
+ * Thread: any, lock-free.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define EXPORT   __attribute__((visibility("default")))
+#define CAPACITY (UINT64_C(1) << 22)
+
+struct header {
+	uint64_t next; /* events logged, also those for which there was no room */
+	uint64_t capacity;
+	uint64_t pid;
+	uint64_t unused;
+};
+
+struct event {
+	uint64_t address;
+	int64_t size_bytes; /* < 0: a free */
+	uint32_t thread;    /* OS thread id */
+	uint32_t device;
+	uint64_t total_bytes; /* as PyTorch reported it */
+};
+_Static_assert(sizeof(struct header) == 32 && sizeof(struct event) == 32, "the reader unpacks these");
+
+typedef void report_new(void *, long, size_t, size_t, uint16_t);
+
+/* c10 of 2.x and of 1.13, and c10::memoryProfilingEnabled(). */
+EXPORT void _ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(void *, long, size_t, size_t, uint16_t);
+EXPORT void _ZN3c1027reportMemoryUsageToProfilerEPvlllNS_6DeviceE(void *, long, size_t, size_t, uint16_t);
+EXPORT bool _ZN3c1022memoryProfilingEnabledEv(void);
+EXPORT uint64_t count_preload_events(void);
+
+static struct header *log_file;
+
+/* The hook, which is loaded after us, or PyTorch's own function, which only a handle of its library finds. */
+static report_new *find_next(void)
+{
+	static report_new *next;
+	static const char name[] = "_ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE";
+
+	if (!next)
+		next = (report_new *)dlsym(RTLD_NEXT, name);
+	if (!next)
+		next = (report_new *)dlsym(dlopen("libc10.so", RTLD_NOLOAD | RTLD_LAZY), name);
+	return next;
+}
+
+__attribute__((constructor)) static void count_preload_start(void)
+{
+	const char *path = getenv("COUNT_FILE");
+	size_t bytes = sizeof(struct header) + CAPACITY * sizeof(struct event);
+	void *memory;
+	int fd;
+
+	if (!path)
+		return;
+	/* Only the first process logs: what it starts inherits the variable and finds the file there. */
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	if (ftruncate(fd, (off_t)bytes) == 0) {
+		memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		if (memory != MAP_FAILED) {
+			log_file = memory;
+			log_file->capacity = CAPACITY;
+			log_file->pid = (uint64_t)getpid();
+		}
+	}
+	close(fd);
+}
+
+/* Events logged so far; for scripts that note where in the log they are. */
+uint64_t count_preload_events(void)
+{
+	return log_file ? __atomic_load_n(&log_file->next, __ATOMIC_RELAXED) : 0;
+}
+
+bool _ZN3c1022memoryProfilingEnabledEv(void)
+{
+	return true;
+}
+
+void _ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(void *address, long size, size_t total, size_t reserved,
+                                                           uint16_t device)
+{
+	if (log_file && log_file->pid == (uint64_t)getpid()) {
+		struct event *events = (struct event *)(log_file + 1);
+		uint64_t at = __atomic_fetch_add(&log_file->next, 1, __ATOMIC_RELAXED);
+
+		if (at < CAPACITY)
+			events[at] = (struct event){
+			        .address = (uint64_t)(uintptr_t)address,
+			        .size_bytes = size,
+			        .thread = (uint32_t)syscall(SYS_gettid),
+			        .device = device,
+			        .total_bytes = total,
+			};
+	}
+	find_next()(address, size, total, reserved, device);
+}
+
+void _ZN3c1027reportMemoryUsageToProfilerEPvlllNS_6DeviceE(void *address, long size, size_t total, size_t reserved,
+                                                           uint16_t device)
+{
+	_ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(address, size, total, reserved, device);
+}

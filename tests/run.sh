@@ -1,0 +1,43 @@
+#!/bin/bash
+# Everything that can be tested here: set-up, lint, and all tests in three builds.  Exit status 0: all passed.
+#
+# usage: bash tests/run.sh [--without-2.14] [--label REGEX]
+#   --without-2.14   do without PyTorch 2.14.1 (5.5 GB on disk); the end-to-end tests then run on 2.13.0 alone
+#   --label REGEX    only tests with such a ctest label: lint, unit, property, preload, golden, e2e, bench
+source "$(dirname "$0")/../cmake/setup.sh"
+
+with_214=1
+label=.
+while (($#)); do
+    case $1 in
+    --without-2.14) with_214= ;;
+    --label)
+        label=${2:?--label needs a regular expression}
+        shift
+        ;;
+    *)
+        sed -n '/^# usage/,/^source/{/^source/!s/^# \{0,1\}//p}' "$0" >&2
+        exit 2
+        ;;
+    esac
+    shift
+done
+
+need_build_packages clang-format clang-tidy cppcheck
+need_torch
+export NNMEM_TEST_VERSIONS=2.13.0
+if [[ $with_214 ]]; then
+    need_venv 2.14.1 torch==2.14.1 torchvision==0.29.1 numpy
+    NNMEM_TEST_VERSIONS+=" 2.14.1"
+fi
+for preset in release asan-ubsan tsan; do
+    need_build "$preset"
+done
+
+# Sanitized builds run what is linked with the sanitizers; real training runs need the real library.
+status=0
+for preset in release asan-ubsan tsan; do
+    say "tests of build/$preset"
+    ctest --test-dir "$NNMEM_ROOT/build/$preset" -L "$label" -j2 --output-on-failure --no-tests=ignore || status=1
+done
+exit $status
