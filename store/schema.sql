@@ -206,8 +206,8 @@ SELECT r.run_id, r.pid, r.rank, (SELECT value FROM fact WHERE key = 'torch_versi
        (SELECT ifnull(sum(audit_checks), 0) FROM device) AS audit_checks,
        (SELECT ifnull(sum(audit_failures), 0) FROM device) AS audit_failures,
        (SELECT count(*) FROM step WHERE kind IN (1, 3)) AS steps,
-       (SELECT ifnull(sum(size_bytes), 0) FROM (SELECT max(size_bytes) AS size_bytes FROM tensor WHERE kind = 1 GROUP BY address))
-       AS params_bytes,
+       (SELECT ifnull(sum(size_bytes), 0) FROM (SELECT max(size_bytes) AS size_bytes FROM tensor WHERE kind = 1
+        GROUP BY allocation, address)) AS params_bytes,
        d.device AS peak_device, d.peak_bytes, d.peak_step, d.peak_phase, d.peak_seq
 FROM run r LEFT JOIN v_device d ON d.device = (SELECT name FROM device WHERE is_main);
 
@@ -238,25 +238,53 @@ CREATE VIEW v_peak AS
 SELECT v.* FROM v_allocation v JOIN v_device d ON d.device = v.device
 WHERE v.level = 'block' AND v.alloc_seq <= d.peak_seq AND (v.free_seq IS NULL OR v.free_seq > d.peak_seq);
 
--- Own bytes of each layer, without those of layers below it.  params_bytes: all; live_at_peak_bytes: at the device's peak;
--- the others: the most that was alive at one time in the step of the device's peak.
+-- Own bytes of each layer, without those of layers below it; the row with NULL names is what no layer owns.
+-- params_bytes: every storage once, at the first module that named it (one that PyTorch did not allocate counts for cpu).
+-- gradient, optimizer_state, saved and temporary bytes: the most that was alive at one time in the step of the device's
+-- peak.  forward and backward peaks are of the whole device while the layer, those below included, was at work in that step.
 CREATE VIEW v_layer AS
-SELECT m.root_name AS root, m.fqn AS layer, d.name AS device, m.class,
-       (SELECT ifnull(sum(size_bytes), 0) FROM (SELECT max(t.size_bytes) AS size_bytes FROM tensor t WHERE t.kind = 1 AND t.module = m.id
-        GROUP BY t.address)) AS params_bytes,
-       ifnull(sum(a.size_bytes) FILTER (WHERE a.category = 3), 0) AS gradient_bytes,
-       ifnull(sum(a.size_bytes) FILTER (WHERE a.category = 4), 0) AS optimizer_state_bytes,
-       ifnull(sum(a.size_bytes) FILTER (WHERE a.category = 5), 0) AS saved_bytes,
-       ifnull(sum(a.size_bytes) FILTER (WHERE a.category IN (7, 8, 9, 10)), 0) AS temporary_bytes,
+WITH owner (id, root, layer, class) AS (
+	SELECT id, root_name, fqn, class FROM module UNION ALL SELECT 0, NULL, NULL, NULL
+), block (device, owner, part, size_bytes, alloc_seq, free_seq, end_seq, at_peak) AS (
+	SELECT a.device, ifnull(m.id, 0),
+	       CASE a.category WHEN 3 THEN 1 WHEN 4 THEN 2 WHEN 5 THEN 3 WHEN 7 THEN 4 WHEN 8 THEN 4 WHEN 9 THEN 4 WHEN 10 THEN 4 ELSE 0 END,
+	       a.size_bytes, max(a.alloc_seq, st.start_seq - 1), a.free_seq, st.end_seq,
+	       a.alloc_seq <= d.peak_seq AND (a.free_seq IS NULL OR a.free_seq > d.peak_seq)
+	FROM device d JOIN stretch ps ON ps.id = d.peak_stretch JOIN step st ON st.step = ps.step
+	JOIN allocation a ON a.device = d.id AND a.level = 0 AND a.alloc_seq <= st.end_seq
+	     AND (a.free_seq IS NULL OR a.free_seq >= st.start_seq)
+	LEFT JOIN module m ON m.id = a.module
+), change (device, owner, part, seq, bytes) AS (
+	SELECT device, owner, part, alloc_seq, size_bytes FROM block WHERE part > 0
+	UNION ALL SELECT device, owner, part, free_seq, -size_bytes FROM block WHERE part > 0 AND free_seq <= end_seq
+), moment (device, owner, part, bytes) AS (
+	SELECT device, owner, part, sum(bytes) OVER (PARTITION BY device, owner, part ORDER BY seq, bytes ROWS UNBOUNDED PRECEDING)
+	FROM change
+), most (device, owner, gradient, optimizer_state, saved, temporary) AS (
+	SELECT device, owner, max(bytes) FILTER (WHERE part = 1), max(bytes) FILTER (WHERE part = 2),
+	       max(bytes) FILTER (WHERE part = 3), max(bytes) FILTER (WHERE part = 4)
+	FROM moment GROUP BY device, owner
+), live (device, owner, bytes) AS (
+	SELECT device, owner, sum(size_bytes) FROM block WHERE at_peak GROUP BY device, owner
+), storage (device, tensor, size_bytes) AS (
+	SELECT ifnull(a.device, 65280), min(t.id), max(t.size_bytes)
+	FROM tensor t LEFT JOIN allocation a ON a.id = t.allocation
+	WHERE t.kind = 1 GROUP BY t.allocation, t.address
+), param (device, owner, bytes) AS (
+	SELECT p.device, ifnull(m.id, 0), sum(p.size_bytes)
+	FROM storage p JOIN tensor t ON t.id = p.tensor LEFT JOIN module m ON m.id = t.module
+	GROUP BY 1, 2
+)
+SELECT o.root, o.layer, d.name AS device, o.class, ifnull(param.bytes, 0) AS params_bytes,
+       ifnull(most.gradient, 0) AS gradient_bytes, ifnull(most.optimizer_state, 0) AS optimizer_state_bytes,
+       ifnull(most.saved, 0) AS saved_bytes, ifnull(most.temporary, 0) AS temporary_bytes,
        ifnull(lp.forward_peak_bytes, 0) AS forward_peak_bytes, ifnull(lp.backward_peak_bytes, 0) AS backward_peak_bytes,
-       ifnull(sum(a.size_bytes) FILTER (WHERE a.alloc_seq <= d.peak_seq AND (a.free_seq IS NULL OR a.free_seq > d.peak_seq)), 0)
-       AS live_at_peak_bytes
-FROM module m JOIN device d
-LEFT JOIN stretch ps ON ps.id = d.peak_stretch LEFT JOIN step st ON st.step = ps.step
-LEFT JOIN allocation a ON a.module = m.id AND a.device = d.id AND a.level = 0
-     AND a.alloc_seq <= st.end_seq AND (a.free_seq IS NULL OR a.free_seq > st.start_seq)
-LEFT JOIN layer_peak lp ON lp.device = d.id AND lp.module = m.id
-GROUP BY m.id, d.id;
+       ifnull(live.bytes, 0) AS live_at_peak_bytes
+FROM owner o JOIN device d
+LEFT JOIN param ON param.device = d.id AND param.owner = o.id
+LEFT JOIN most ON most.device = d.id AND most.owner = o.id
+LEFT JOIN live ON live.device = d.id AND live.owner = o.id
+LEFT JOIN layer_peak lp ON lp.device = d.id AND lp.module = o.id;
 
 CREATE VIEW v_external AS
 SELECT t.address AS storage, max(t.size_bytes) AS size_bytes, m.fqn AS layer, t.name AS parameter

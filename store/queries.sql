@@ -1,0 +1,114 @@
+-- What the reader asks of a run file, by name (store/reader_query.c finds them).  Tables only, never views: a hostile file
+-- can define its own.  A query that scans `allocation` reads it in the order of birth, which is that of its rowid.
+
+-- query: run
+SELECT run_id, nnmem_version, pid, ifnull(rank, -1), hostname, command, ring_path, ring_start_ns, start_realtime_ns, ended,
+       last_seq, last_ns, peak_rss_bytes, (SELECT value FROM fact WHERE key = 'torch_version'),
+       (SELECT value FROM fact WHERE key = 'python_version')
+FROM run WHERE id = 1;
+
+-- query: totals
+SELECT ifnull(sum(allocs + frees), 0), ifnull(sum(audit_checks), 0), ifnull(sum(audit_failures), 0),
+       (SELECT count(*) FROM step WHERE kind IN (1, 3)),
+       (SELECT ifnull(sum(size_bytes), 0) FROM (SELECT max(size_bytes) AS size_bytes FROM tensor WHERE allocation IS NULL GROUP BY address)),
+       (SELECT count(*) FROM oom)
+FROM device;
+
+-- query: parameter_storages
+SELECT max(size_bytes), shape FROM tensor WHERE kind = 1 GROUP BY allocation, address;
+
+-- query: lost
+SELECT cause, count FROM lost ORDER BY cause;
+
+-- query: device
+SELECT d.id, d.is_main, d.peak_bytes, ifnull(s.step, 0), d.peak_seq, d.allocs, d.frees, d.live_bytes, d.reserved_peak_bytes, d.peak_phase
+FROM device d LEFT JOIN stretch s ON s.id = d.peak_stretch
+ORDER BY d.id & 255, d.id;
+
+-- query: step
+SELECT s.step, s.kind, sd.device, s.start_seq, s.end_seq, s.start_ns, s.end_ns, sd.allocs, sd.frees, sd.alloc_bytes, sd.start_bytes,
+       sd.peak_bytes, sd.peak_seq, sd.end_bytes, sd.peak_phase
+FROM step s JOIN step_device sd ON sd.step = s.step AND sd.device = :device
+ORDER BY s.step;
+
+-- query: phase
+SELECT step, phase, device, allocs, alloc_bytes, peak_bytes, end_bytes
+FROM step_phase WHERE device = :device
+ORDER BY step, phase;
+
+-- query: span
+SELECT sp.id, st.step, sp.thread, sp.phase, sp.recompute, m.root_name, sp.start_seq, sp.end_seq, sp.start_ns, sp.end_ns, sp.start_bytes,
+       sp.peak_bytes, sp.end_bytes
+FROM span sp LEFT JOIN stretch st ON st.id = sp.stretch LEFT JOIN module m ON m.id = sp.module
+WHERE sp.start_seq < :end AND (sp.end_seq = 0 OR sp.end_seq >= :start)
+ORDER BY sp.id;
+
+-- query: live
+SELECT id, size_bytes FROM allocation
+WHERE device = :device AND level = 0 AND alloc_seq <= :seq AND (free_seq IS NULL OR free_seq > :seq)
+ORDER BY size_bytes DESC, id;
+
+-- query: allocation
+SELECT a.id, a.size_bytes, a.alloc_seq, ifnull(a.free_seq, 0), a.alloc_ns, ifnull(a.free_ns, 0), s.step, a.thread, a.device, a.level, a.phase,
+       ifnull(a.free_phase, 0), a.category, a.rule, a.flags, m.root_name, m.fqn, CASE WHEN t.kind = 2 THEN NULL ELSE t.name END,
+       t.state_key, t.shape, t.dtype
+FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module LEFT JOIN tensor t ON t.id = a.tensor
+WHERE a.id = :id;
+
+-- query: module
+SELECT id, parent, root_name, fqn, class FROM module ORDER BY id;
+
+-- query: layer_peak
+SELECT module, forward_peak_bytes, backward_peak_bytes FROM layer_peak WHERE device = :device;
+
+-- Parameters of each module, a storage that several share at the first that named it; external ones count for the CPU.
+-- query: layer_params
+SELECT t.module, p.size_bytes
+FROM (SELECT min(t.id) AS first, max(t.size_bytes) AS size_bytes
+      FROM tensor t LEFT JOIN allocation a ON a.id = t.allocation
+      WHERE t.kind = 1 AND ifnull(a.device, 65280) = :device
+      GROUP BY t.allocation, t.address) p JOIN tensor t ON t.id = p.first;
+
+-- query: thread
+SELECT id, os_id, flags, name FROM thread ORDER BY id;
+
+-- query: oom
+SELECT o.seq, o.ns, s.step, o.thread, o.device, o.phase, m.root_name, m.fqn, o.size_bytes, o.allocated_bytes, o.reserved_bytes
+FROM oom o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module
+ORDER BY o.seq;
+
+-- query: note
+SELECT seq, severity, what FROM note ORDER BY id;
+
+-- query: fact
+SELECT key, value FROM fact ORDER BY key;
+
+-- The step to show as typical: of the whole training steps after the first the one with the highest peak, else the first.
+-- query: steady_step
+SELECT s.step, s.kind, s.start_seq, s.end_seq, sd.peak_phase
+FROM step s JOIN step_device sd ON sd.step = s.step AND sd.device = :device
+WHERE s.kind IN (1, 3)
+ORDER BY s.kind = 1 AND s.step > (SELECT min(step) FROM step WHERE kind IN (1, 3)) DESC,
+         CASE WHEN s.kind = 1 AND s.step > (SELECT min(step) FROM step WHERE kind IN (1, 3)) THEN sd.peak_bytes ELSE 0 END DESC, s.step
+LIMIT 1;
+
+-- query: inference_step
+SELECT p.step, s.kind FROM step_phase p JOIN step s ON s.step = p.step
+WHERE p.device = :device AND p.phase = 4
+ORDER BY p.peak_bytes DESC, p.step
+LIMIT 1;
+
+-- query: inference_spans
+SELECT sp.start_seq, sp.end_seq FROM span sp JOIN stretch st ON st.id = sp.stretch
+WHERE st.step = :step AND sp.phase = 4
+ORDER BY sp.start_seq;
+
+-- Blocks of a device that are alive at an instant of [start, end).
+-- query: replay
+SELECT size_bytes, alloc_seq, ifnull(free_seq, 0), category, module FROM allocation
+WHERE device = :device AND level = 0 AND alloc_seq < :end AND (free_seq IS NULL OR free_seq > :start)
+ORDER BY id;
+
+-- query: peak_window
+SELECT d.peak_seq, st.start_seq, st.end_seq FROM device d JOIN stretch s ON s.id = d.peak_stretch JOIN step st ON st.step = s.step
+WHERE d.id = :device;

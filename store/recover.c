@@ -1,0 +1,404 @@
+/* Recovery: see recover.h for the contract. */
+#include "store/recover.h"
+
+#include "store/db.h"
+#include "store/recording.h"
+#include "store/ring_reader.h"
+#include "store/runfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#pragma weak recording_reopen
+#pragma weak recording_producers_gone
+#pragma weak recording_pump
+#pragma weak recording_set_ended
+#pragma weak recording_message
+#pragma weak recording_abandon
+#pragma weak recording_close
+
+#define PUMP_SLOTS (1u << 16)
+
+static const char *const companions[] = {"-wal", "-journal"};
+
+bool recover_has_leftovers(const char *path)
+{
+	for (size_t i = 0; i < sizeof(companions) / sizeof(companions[0]); i++) {
+		char name[4096 + 16];
+		struct stat status;
+
+		snprintf(name, sizeof(name), "%s%s", path, companions[i]);
+		if (stat(name, &status) == 0 && status.st_size > 0)
+			return true;
+	}
+	return false;
+}
+
+/* ---------------------------------------------------------------- private copies */
+
+static int copy_file(const char *from, const char *to)
+{
+	int in = open(from, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	int out = in < 0 ? -1 : open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int r = in < 0 || out < 0 ? -errno : 0;
+	size_t buffer_bytes = 1 << 20;
+	char *buffer = malloc(buffer_bytes);
+
+	if (!r && !buffer)
+		r = -ENOMEM;
+	while (!r) {
+		ssize_t nr_read = read(in, buffer, buffer_bytes);
+
+		if (nr_read == 0)
+			break;
+		if (nr_read < 0) {
+			r = errno == EINTR ? 0 : -errno;
+			continue;
+		}
+		for (ssize_t done = 0; done < nr_read && !r;) {
+			ssize_t nr_written = write(out, buffer + done, (size_t)(nr_read - done));
+
+			if (nr_written < 0)
+				r = errno == EINTR ? 0 : -errno;
+			else
+				done += nr_written;
+		}
+	}
+	free(buffer);
+	if (in >= 0)
+		close(in);
+	if (out >= 0)
+		close(out);
+	return r;
+}
+
+static int copy_into(const char *folder, const char *path, char *ret_copy_path, size_t size)
+{
+	char name[512];
+	int r;
+
+	snprintf(name, sizeof(name), "%s/nnmem-read-XXXXXX", folder);
+	if (!mkdtemp(name))
+		return -errno;
+	if ((size_t)snprintf(ret_copy_path, size, "%s/run.db", name) >= size) {
+		rmdir(name);
+		return -ENAMETOOLONG;
+	}
+	r = copy_file(path, ret_copy_path);
+	for (size_t i = 0; i < sizeof(companions) / sizeof(companions[0]) && !r; i++) {
+		char from[4096 + 16], to[600];
+
+		snprintf(from, sizeof(from), "%s%s", path, companions[i]);
+		snprintf(to, sizeof(to), "%s%s", ret_copy_path, companions[i]);
+		r = copy_file(from, to);
+		if (r == -ENOENT)
+			r = 0;
+	}
+	if (r) {
+		recover_drop_copy(ret_copy_path);
+		ret_copy_path[0] = 0;
+	}
+	return r;
+}
+
+int recover_copy(const char *path, char *ret_copy_path, size_t size)
+{
+	const char *const folders[] = {"/dev/shm", getenv("TMPDIR"), "/tmp"};
+	int r = -ENOENT;
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && r; i++)
+		if (folders[i] && folders[i][0])
+			r = copy_into(folders[i], path, ret_copy_path, size);
+	return r;
+}
+
+void recover_drop_copy(const char *copy_path)
+{
+	static const char *const suffixes[] = {"", "-wal", "-shm", "-journal"};
+	char name[600];
+
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		snprintf(name, sizeof(name), "%s%s", copy_path, suffixes[i]);
+		unlink(name);
+	}
+	snprintf(name, sizeof(name), "%s", copy_path);
+	char *slash = strrchr(name, '/');
+
+	if (slash) {
+		*slash = 0;
+		rmdir(name);
+	}
+}
+
+/* ---------------------------------------------------------------- the ring and its program */
+
+struct left_ring {
+	struct ring *ring;
+	size_t size_bytes;
+};
+
+/* Rings are called nnmem-<uid>-<pid>-<start ticks>.ring: nothing else is ever mapped or unlinked. */
+static bool is_ring_name(const char *path)
+{
+	const char *name = strrchr(path, '/');
+	size_t length = name ? strlen(name) : 0;
+
+	return path[0] == '/' && length > 12 && strncmp(name, "/nnmem-", 7) == 0 && strcmp(name + length - 5, ".ring") == 0;
+}
+
+/* Map the ring of the run; @shared: what is read there is given back to it. */
+static int map_ring(const struct recover_origin *origin, bool shared, struct left_ring *ret, char *reason, size_t reason_size)
+{
+	struct stat status;
+	void *memory;
+	int r;
+
+	if (!origin->ring_path || !is_ring_name(origin->ring_path)) {
+		snprintf(reason, reason_size, "the file does not name its ring");
+		return -ENOENT;
+	}
+	int fd = open(origin->ring_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0) {
+		r = -errno;
+		snprintf(reason, reason_size, "%.120s: %s", origin->ring_path, strerror(errno));
+		return r;
+	}
+	r = fstat(fd, &status) ? -errno : 0;
+	if (!r && (!S_ISREG(status.st_mode) || status.st_uid != geteuid() || status.st_size < (off_t)RING_HEADER_BYTES ||
+	           status.st_size > (off_t)ring_file_bytes(RING_MAX_SLOTS)))
+		r = -EINVAL;
+	memory = r ? MAP_FAILED
+	           : mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE, fd, 0);
+	if (!r && memory == MAP_FAILED)
+		r = -errno;
+	close(fd);
+	if (r) {
+		snprintf(reason, reason_size, "%.120s is not the ring of this run", origin->ring_path);
+		return r;
+	}
+	const struct ring *ring = memory;
+
+	r = ring_check(memory, (size_t)status.st_size);
+	if (!r && (ring->start_monotonic_ns != origin->ring_start_ns || (int64_t)ring->pid != origin->pid))
+		r = -ESTALE;
+	if (r) {
+		munmap(memory, (size_t)status.st_size);
+		snprintf(reason, reason_size,
+		         r == -EPROTONOSUPPORT ? "%.120s was written by another version of nnmem"
+		                               : "%.120s is not the ring of this run",
+		         origin->ring_path);
+		return r;
+	}
+	*ret = (struct left_ring){.ring = memory, .size_bytes = (size_t)status.st_size};
+	return 0;
+}
+
+enum program_state { PROGRAM_GONE, PROGRAM_ZOMBIE, PROGRAM_ALIVE };
+
+/* The program behind a ring.  *@ret_status: a zombie's wait status, -1 when it cannot be told. */
+static enum program_state find_program(uint32_t pid, uint64_t start_ticks, int *ret_status)
+{
+	char name[64], text[2048];
+	unsigned long long ticks = 0;
+	int exit_code = -1;
+	char state = 0;
+
+	*ret_status = -1;
+	snprintf(name, sizeof(name), "/proc/%" PRIu32 "/stat", pid);
+	FILE *file = fopen(name, "re");
+
+	if (!file)
+		return PROGRAM_GONE;
+	size_t nr_bytes = fread(text, 1, sizeof(text) - 1, file);
+
+	fclose(file);
+	text[nr_bytes] = 0;
+	/* Source: proc(5).  The name in parentheses may hold anything; field 3 comes after the last one. */
+	char *at = strrchr(text, ')');
+
+	if (!at)
+		return PROGRAM_GONE;
+	unsigned field = 2;
+
+	for (char *save = NULL, *word = strtok_r(at + 1, " \n", &save); word; word = strtok_r(NULL, " \n", &save)) {
+		field++;
+		if (field == 3)
+			state = word[0];
+		if (field == 22)
+			ticks = strtoull(word, NULL, 10);
+		if (field == 52)
+			exit_code = atoi(word);
+	}
+	if (ticks != start_ticks)
+		return PROGRAM_GONE;
+	if (state != 'Z' && state != 'X')
+		return PROGRAM_ALIVE;
+	*ret_status = exit_code;
+	return PROGRAM_ZOMBIE;
+}
+
+static void describe_end(int status, char *ret, size_t size)
+{
+	/* 0 is also what /proc shows to those who may not know. */
+	if (status > 0 && WIFSIGNALED(status))
+		snprintf(ret, size, "signal %d", WTERMSIG(status));
+	else if (status > 0 && WIFEXITED(status))
+		snprintf(ret, size, "exit %d", WEXITSTATUS(status));
+	else
+		snprintf(ret, size, "killed");
+}
+
+/* ---------------------------------------------------------------- taking up */
+
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Pump everything that @ring holds into the run file at @path and close it. */
+static int take_up(const char *path, struct ring *ring, const char *ended, char *reason, size_t reason_size)
+{
+	struct recording *recording = NULL;
+	struct db *db = NULL;
+	int64_t nr_slots;
+
+	if (!recording_reopen)
+		return -ENOSYS;
+	int r = db_open(path, DB_WRITE, &db, reason, reason_size);
+
+	if (r)
+		return r;
+	r = recording_reopen(db, ring, &recording, reason, reason_size);
+	if (r)
+		goto out;
+	recording_producers_gone(recording);
+	do
+		nr_slots = recording_pump(recording, monotonic_ns(), PUMP_SLOTS, true);
+	while (nr_slots > 0);
+	r = nr_slots < 0 ? (int)nr_slots : recording_set_ended(recording, ended);
+	if (r) {
+		snprintf(reason, reason_size, "%s", recording_message(recording));
+		recording_abandon(recording, NULL);
+		goto out;
+	}
+	r = recording_close(recording);
+	if (r)
+		snprintf(reason, reason_size, "%s", db_message(db));
+out:
+	db_close(db);
+	return r;
+}
+
+static int take_up_in_place(const char *path, const struct recover_origin *origin, const char *ended, char *reason,
+                            size_t reason_size)
+{
+	struct runfile file;
+	struct left_ring left;
+	int r = runfile_take_over(path, &file);
+
+	if (r) {
+		snprintf(reason, reason_size, "%s", strerror(-r));
+		return r;
+	}
+	r = map_ring(origin, true, &left, reason, reason_size);
+	if (!r) {
+		r = take_up(path, left.ring, ended, reason, reason_size);
+		munmap(left.ring, left.size_bytes);
+		if (!r)
+			unlink(origin->ring_path);
+	}
+	runfile_release(&file);
+	return r;
+}
+
+static int take_up_copy(const char *path, const struct recover_origin *origin, const char *ended, struct recovery *recovery,
+                        char *reason, size_t reason_size)
+{
+	struct left_ring left;
+	int r = recovery->copy_path[0] ? 0 : recover_copy(path, recovery->copy_path, sizeof(recovery->copy_path));
+
+	if (r) {
+		snprintf(reason, reason_size, "no room for a copy: %s", strerror(-r));
+		return r;
+	}
+	r = map_ring(origin, false, &left, reason, reason_size);
+	if (!r) {
+		r = take_up(recovery->copy_path, left.ring, ended, reason, reason_size);
+		munmap(left.ring, left.size_bytes);
+	}
+	return r;
+}
+
+/* Whether the file, and what SQLite must put beside it, can be written. */
+static bool is_writable(const char *path)
+{
+	char folder[4096];
+
+	snprintf(folder, sizeof(folder), "%s", path);
+	char *slash = strrchr(folder, '/');
+
+	if (slash)
+		slash[slash == folder] = 0;
+	return access(path, W_OK) == 0 && access(slash ? folder : ".", W_OK) == 0;
+}
+
+void recover_run(const char *path, const struct recover_origin *origin, struct recovery *ret, char *reason, size_t reason_size)
+{
+	struct left_ring left;
+	char ended[32];
+	int status = -1;
+
+	reason[0] = 0;
+	ret->result = STORE_RING_GONE;
+	if (map_ring(origin, false, &left, reason, reason_size))
+		return;
+	enum program_state state = find_program(left.ring->pid, left.ring->pid_start_ticks, &status);
+
+	munmap(left.ring, left.size_bytes);
+	if (state == PROGRAM_ALIVE) {
+		ret->result = STORE_ORPHANED;
+		return;
+	}
+	describe_end(status, ended, sizeof(ended));
+	if (!ret->copy_path[0] && is_writable(path)) {
+		int r = take_up_in_place(path, origin, ended, reason, reason_size);
+
+		if (!r)
+			ret->result = STORE_RECOVERED;
+		else if (r == -EBUSY)
+			ret->result = STORE_LIVE;
+		if (!r || r == -EBUSY)
+			return;
+	}
+	if (!take_up_copy(path, origin, ended, ret, reason, reason_size))
+		ret->result = STORE_RECOVERED_IN_MEMORY;
+}
+
+int recover_fold(const char *path)
+{
+	struct runfile file;
+	struct db *db = NULL;
+	int r = runfile_take_over(path, &file);
+
+	if (r)
+		return r;
+	r = db_open(path, DB_WRITE, &db, NULL, 0);
+	if (!r)
+		r = db_exec(db, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE");
+	db_close(db);
+	runfile_release(&file);
+	return r;
+}
