@@ -25,10 +25,10 @@
 #define NNMEM_EXPORT __attribute__((visibility("default")))
 
 enum hook_state {
-	HOOK_DOWN = 0,	/* before the constructor, switched off, in a forked child, after a failure that was noted */
-	HOOK_STARTING,	/* one thread makes the ring and starts the recorder; the others drop and count meanwhile */
-	HOOK_UP,	/* recording */
-	HOOK_DRAINING,	/* the end was recorded: nothing more is */
+	HOOK_DOWN = 0, /* before the constructor, switched off, in a forked child, after a failure that was noted */
+	HOOK_STARTING, /* one thread makes the ring and starts the recorder; the others drop and count meanwhile */
+	HOOK_UP,       /* recording */
+	HOOK_DRAINING, /* the end was recorded: nothing more is */
 };
 
 /* How deep module calls are followed on a thread; deeper ones are counted (LOST_DEEP) and belong to the last one followed. */
@@ -36,14 +36,18 @@ enum hook_state {
 
 /* ---- reports (wrap_c10.c) */
 
-/* A block was allocated (@size_bytes > 0) or freed (< 0), as c10::reportMemoryUsageToProfiler says it. */
-void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device);
+/*
+ * A block was allocated (@size_bytes > 0) or freed (< 0), as c10::reportMemoryUsageToProfiler says it.
+ * @shared: PyTorch gives no total for it.
+ */
+void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device,
+                 bool shared);
 void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device);
 
 /* ---- autograd (wrap_autograd.c) */
 
 void hook_backward_begin(bool accumulate);
-void hook_backward_end(void);	/* also when an exception leaves the engine */
+void hook_backward_end(void); /* also when an exception leaves the engine */
 /* The calling thread is an autograd worker (Engine::thread_init). */
 void hook_autograd_worker(void);
 /* A graph task is executed for the calling thread; its nodes may run on workers. */
@@ -53,17 +57,12 @@ void hook_node_made(uint64_t number);
 /* @node of @graph_task runs on this thread from _begin to _end. They nest (reentrant backward). */
 void hook_node_begin(const void *graph_task, const void *node);
 void hook_node_end(void);
-/*
- * Learn where a Node holds its number and its thread: @node is a live Node made on the calling thread whose number is
- * @number.  Until two nodes have agreed, backward has no layers.  Returns whether the offsets are known now.
- */
-bool hook_learn_node(const void *node, uint64_t number);
 
 /* ---- scopes (python.c).  Ids are the adapter's, from 1. */
 
 void hook_module_enter(uint32_t module, bool root, bool grad, bool training);
 void hook_module_leave(void);
-bool hook_in_module(void);		/* a module call is open on this thread */
+bool hook_in_module(void); /* a module call is open on this thread */
 void hook_optimizer_begin(uint32_t optimizer);
 void hook_optimizer_end(void);
 void hook_scaler_update(void);
@@ -75,6 +74,9 @@ void hook_define(const struct record *record, const char *text, uint32_t text_by
 /* A degradation, in words, printf-like but for %d %u %s %zu %lu only; at most one per call site and run: @once. */
 void hook_note(uint8_t *once, enum record_severity severity, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/* A manual mark of nnmem.h: RECORD_MARK_*. */
+void hook_mark(enum record_kind kind, unsigned phase);
+
 /* ---- life (process.c, wrap_libc.c) */
 
 /* The process ends by @how with @status: record it, wait at most 1 s for the last commit, print the closing line. */
@@ -83,5 +85,11 @@ void hook_end(enum record_end how, int status);
 void hook_exec_failed(void);
 
 enum hook_state hook_current_state(void);
+
+/*
+ * Whether records are, or from the first one on will be, written: false for good when NNMEM_OFF is set, in a forked child
+ * and after a failure.  Valid after the library's constructor in process.c, which comes before all others of the library.
+ */
+bool hook_is_on(void);
 
 #endif

@@ -1,0 +1,411 @@
+/*
+ * The hook's centre: see hook.h for the contract.
+ *
+ * Every function here follows one shape: keep the thread's state (always, so that it is right whenever recording begins),
+ * then, if hook_enter() says so, write a record, then hook_leave().
+ */
+#define _GNU_SOURCE
+#include "hook/hook_internal.h"
+
+#include "hook/text.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct hook hook;
+
+static __thread struct thread_state this_thread __attribute__((tls_model("initial-exec")));
+
+static struct nodes nodes;
+
+/*
+ * Whose backward a graph task is: one word an entry, {address of the task / 16:44 thread:20}, overwritten by what comes
+ * later at the same place.  A worker that finds nothing works for nobody that is known.
+ */
+#define GRAPH_TASKS            1024u
+#define GRAPH_TASK_THREAD_BITS 20u
+static uint64_t graph_tasks[GRAPH_TASKS];
+
+enum hook_state hook_current_state(void)
+{
+	return hook_state_now();
+}
+
+bool hook_is_on(void)
+{
+	return hook_is_wanted();
+}
+
+/* ---- threads and records */
+
+static void define_thread(struct thread_state *thread)
+{
+	struct record record = {.kind = RECORD_DEF_THREAD};
+	int saved_errno = errno;
+	char name[17] = "";
+
+	if (!thread->number) {
+		thread->number = atomic32_add_relaxed(&hook.nr_threads, 1) + 1;
+		thread->works_for = RECORD_NO_THREAD;
+	}
+	prctl(PR_GET_NAME, name, 0, 0, 0);
+	record.thread = thread->number;
+	record.a = (uint64_t)syscall(SYS_gettid);
+	if (hook.thread_state && hook.thread_state())
+		record.flags |= RECORD_F_PYTHON;
+	if (thread->autograd_worker)
+		record.flags |= RECORD_F_AUTOGRAD;
+	thread->defined = emit_record_text(&hook.emitter, &record, name, (uint32_t)strlen(name));
+	errno = saved_errno;
+}
+
+/* A report that comes while the hook is at work on this thread, or before the ring is there, is dropped and counted. */
+static void drop_reentered(void)
+{
+	if (hook_state_now() == HOOK_UP)
+		atomic64_add_relaxed(&hook.emitter.ring->lost[LOST_REENTERED], 1);
+	else
+		atomic32_add_relaxed(&hook.nr_early_lost, 1);
+}
+
+static bool enter_slowly(struct thread_state *thread)
+{
+	if (!hook_is_wanted())
+		return false;
+	if (thread->busy) {
+		drop_reentered();
+		return false;
+	}
+	thread->busy = 1;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	if (hook_state_now() != HOOK_UP && !process_start()) {
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
+		thread->busy = 0;
+		return false;
+	}
+	if (!thread->defined)
+		define_thread(thread);
+	return true;
+}
+
+/* Returns whether a record may be written; then hook_leave() must follow. */
+static inline bool hook_enter(struct thread_state *thread)
+{
+	if (__builtin_expect(hook_state_now() != HOOK_UP || thread->busy || !thread->defined, 0))
+		return enter_slowly(thread);
+	thread->busy = 1;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	return true;
+}
+
+static inline void hook_leave(struct thread_state *thread)
+{
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	thread->busy = 0;
+}
+
+static inline uint8_t node_flag(const struct thread_state *thread)
+{
+	return thread->node_depth ? RECORD_F_NODE : 0;
+}
+
+static inline void write_record(struct thread_state *thread, struct record *record)
+{
+	record->thread = thread->number;
+	emit_record(&hook.emitter, record);
+}
+
+/* For records that say no more than their kind and one id. */
+static void tell(struct thread_state *thread, enum record_kind kind, uint8_t flags, uint32_t scope, uint64_t a)
+{
+	struct record record = {.kind = (uint8_t)kind, .flags = flags, .scope = scope, .a = a};
+
+	if (!hook_enter(thread))
+		return;
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+/* ---- scopes of a thread */
+
+static uint32_t innermost(const struct thread_state *thread)
+{
+	uint32_t depth = thread->depth;
+
+	if (!depth)
+		return 0;
+	return thread->scopes[(depth <= HOOK_MAX_DEPTH ? depth : HOOK_MAX_DEPTH) - 1].module;
+}
+
+/* Returns false when the scope is too deep to be followed. */
+static bool push(struct thread_state *thread, uint32_t module)
+{
+	uint32_t depth = thread->depth;
+
+	if (depth < HOOK_MAX_DEPTH) {
+		thread->scopes[depth] = (struct hook_scope){.module = module, .nr_nodes = thread->nr_nodes};
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	}
+	thread->depth = depth + 1;
+	return depth < HOOK_MAX_DEPTH;
+}
+
+/* Returns the scope that ends, or NULL when there is none or it was too deep. */
+static const struct hook_scope *pop(struct thread_state *thread)
+{
+	if (!thread->depth)
+		return NULL;
+	thread->depth--;
+	return thread->depth < HOOK_MAX_DEPTH ? &thread->scopes[thread->depth] : NULL;
+}
+
+/* ---- reports */
+
+void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device,
+                 bool shared)
+{
+	struct thread_state *thread = &this_thread;
+	struct record record;
+
+	if (!size_bytes || !hook_enter(thread))
+		return;
+	record = (struct record){
+	        .kind = size_bytes > 0 ? RECORD_ALLOC : RECORD_FREE,
+	        .flags = (shared ? RECORD_F_SHARED : 0) | node_flag(thread),
+	        .device = device,
+	        .scope = innermost(thread),
+	        .address = (uint64_t)(uintptr_t)address,
+	        .size = size_bytes > 0 ? (uint64_t)size_bytes : -(uint64_t)size_bytes,
+	        .a = total_allocated,
+	        .b = total_reserved,
+	};
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device)
+{
+	struct thread_state *thread = &this_thread;
+	struct record record;
+
+	if (!hook_enter(thread))
+		return;
+	record = (struct record){
+	        .kind = RECORD_OOM,
+	        .flags = node_flag(thread),
+	        .device = device,
+	        .scope = innermost(thread),
+	        .size = (uint64_t)size_bytes,
+	        .a = total_allocated,
+	        .b = total_reserved,
+	};
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+/* ---- autograd */
+
+void hook_backward_begin(bool accumulate)
+{
+	struct thread_state *thread = &this_thread;
+
+	thread->backward_depth++;
+	tell(thread, RECORD_BACKWARD_BEGIN, accumulate ? RECORD_F_ACCUMULATE : 0, 0, 0);
+}
+
+void hook_backward_end(void)
+{
+	struct thread_state *thread = &this_thread;
+
+	thread->backward_depth--;
+	thread->forward_told = false;
+	tell(thread, RECORD_BACKWARD_END, 0, 0, 0);
+}
+
+void hook_autograd_worker(void)
+{
+	this_thread.autograd_worker = true;
+	this_thread.defined = false; /* said once more, now with what it is */
+}
+
+static uint64_t *graph_task_entry(const void *graph_task)
+{
+	return &graph_tasks[((uintptr_t)graph_task >> 4) * UINT64_C(0x9e3779b97f4a7c15) >> 54];
+}
+
+void hook_graph_task(const void *graph_task)
+{
+	struct thread_state *thread = &this_thread;
+	uint64_t key = (uint64_t)(uintptr_t)graph_task >> 4 << GRAPH_TASK_THREAD_BITS;
+
+	if (!thread->number) {
+		if (!hook_enter(thread))
+			return;
+		hook_leave(thread);
+	}
+	if (thread->number >> GRAPH_TASK_THREAD_BITS == 0)
+		atomic64_store_relaxed(graph_task_entry(graph_task), key | thread->number);
+}
+
+static uint64_t graph_task_thread(const void *graph_task)
+{
+	uint64_t key = (uint64_t)(uintptr_t)graph_task >> 4 << GRAPH_TASK_THREAD_BITS;
+	uint64_t entry = atomic64_load_relaxed(graph_task_entry(graph_task));
+
+	if ((entry ^ key) >> GRAPH_TASK_THREAD_BITS)
+		return RECORD_NO_THREAD;
+	return entry & ((1u << GRAPH_TASK_THREAD_BITS) - 1);
+}
+
+void hook_node_made(uint64_t number)
+{
+	struct thread_state *thread = &this_thread;
+
+	if (!hook_is_wanted())
+		return;
+	thread->nr_nodes++;
+	if (__builtin_expect(!thread->torch_thread, 0))
+		thread->torch_thread = hook_torch_thread() + 1;
+	if (thread->torch_thread)
+		nodes_made(&nodes, thread->torch_thread - 1, number, innermost(thread));
+	if (!thread->forward_told && !thread->depth && !thread->backward_depth && !thread->optimizer_depth) {
+		thread->forward_told = true;
+		tell(thread, RECORD_FORWARD, 0, 0, 0);
+	}
+}
+
+void hook_node_begin(const void *graph_task, const void *node)
+{
+	struct thread_state *thread = &this_thread;
+
+	push(thread, hook_is_wanted() ? nodes_module(&nodes, node) : 0);
+	thread->node_depth++;
+	if (!thread->backward_depth) { /* A node that runs on a thread that did not call backward: a worker's. */
+		uint64_t caller = graph_task_thread(graph_task);
+
+		if (!thread->number || caller != thread->works_for) {
+			tell(thread, RECORD_WORKER, 0, 0, caller);
+			thread->works_for = caller;
+		}
+	}
+}
+
+void hook_node_end(void)
+{
+	struct thread_state *thread = &this_thread;
+
+	pop(thread);
+	thread->node_depth--;
+}
+
+/* ---- scopes that the adapter tells */
+
+void hook_module_enter(uint32_t module, bool root, bool grad, bool training)
+{
+	struct thread_state *thread = &this_thread;
+	uint8_t flags = node_flag(thread);
+
+	if (root)
+		flags |= RECORD_F_ROOT | (grad ? RECORD_F_GRAD : 0) | (training ? RECORD_F_TRAINING : 0);
+	if (root && grad)
+		thread->forward_told = true;
+	thread->module_depth++;
+	if (push(thread, module))
+		tell(thread, RECORD_MODULE_ENTER, flags, module, 0);
+	else if (hook_state_now() == HOOK_UP)
+		atomic64_add_relaxed(&hook.emitter.ring->lost[LOST_DEEP], 1);
+}
+
+void hook_module_leave(void)
+{
+	struct thread_state *thread = &this_thread;
+	const struct hook_scope *scope = pop(thread);
+
+	if (thread->module_depth)
+		thread->module_depth--;
+	if (scope)
+		tell(thread, RECORD_MODULE_LEAVE, thread->module_depth ? 0 : RECORD_F_ROOT, scope->module,
+		     thread->nr_nodes - scope->nr_nodes);
+}
+
+bool hook_in_module(void)
+{
+	return this_thread.module_depth > 0;
+}
+
+void hook_optimizer_begin(uint32_t optimizer)
+{
+	struct thread_state *thread = &this_thread;
+
+	if (thread->optimizer_depth < HOOK_MAX_OPTIMIZERS)
+		thread->optimizers[thread->optimizer_depth] = optimizer;
+	thread->optimizer_depth++;
+	tell(thread, RECORD_OPTIMIZER_BEGIN, 0, optimizer, 0);
+}
+
+void hook_optimizer_end(void)
+{
+	struct thread_state *thread = &this_thread;
+
+	if (!thread->optimizer_depth)
+		return;
+	thread->optimizer_depth--;
+	thread->forward_told = false;
+	tell(thread, RECORD_OPTIMIZER_END, 0,
+	     thread->optimizer_depth < HOOK_MAX_OPTIMIZERS ? thread->optimizers[thread->optimizer_depth] : 0, 0);
+}
+
+void hook_scaler_update(void)
+{
+	tell(&this_thread, RECORD_SCALER_UPDATE, 0, 0, 0);
+}
+
+void hook_input(uint64_t storage, uint64_t size_bytes)
+{
+	struct thread_state *thread = &this_thread;
+	struct record record = {.kind = RECORD_INPUT, .address = storage, .size = size_bytes};
+
+	if (!hook_enter(thread))
+		return;
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+/* ---- words */
+
+void hook_define(const struct record *record, const char *text, uint32_t text_bytes)
+{
+	struct thread_state *thread = &this_thread;
+	struct record filled = *record;
+
+	if (!hook_enter(thread))
+		return;
+	filled.thread = thread->number;
+	emit_record_text(&hook.emitter, &filled, text, text_bytes);
+	hook_leave(thread);
+}
+
+void hook_note(uint8_t *once, enum record_severity severity, const char *format, ...)
+{
+	struct record record = {.kind = RECORD_NOTE, .a = severity};
+	char text[512];
+	va_list arguments;
+	size_t used;
+
+	if (__atomic_exchange_n(once, 1, __ATOMIC_RELAXED))
+		return;
+	va_start(arguments, format);
+	used = text_vformat(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	hook_define(&record, text, (uint32_t)used);
+}
+
+/* ---- manual marks (nnmem.h) */
+
+void hook_mark(enum record_kind kind, unsigned phase)
+{
+	tell(&this_thread, kind, 0, 0, phase);
+}

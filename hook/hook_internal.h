@@ -1,0 +1,93 @@
+/*
+ * What the hook's own files share: the process-wide state and a thread's state.
+ *
+ * hook.c owns the thread's state and writes records; process.c owns the life of the process (ring, recorder, fork, end).
+ */
+#ifndef NNMEM_HOOK_INTERNAL_H
+#define NNMEM_HOOK_INTERNAL_H
+
+#include "hook/emit.h"
+#include "hook/forward.h"
+#include "hook/hook.h"
+#include "hook/nodes.h"
+
+/*
+ * The words that a forked child must not inherit, on a page of their own that the kernel clears in a child
+ * (MADV_WIPEONFORK): all zero means HOOK_DOWN and not armed, so a child forwards and records nothing.
+ */
+struct hook_page {
+	uint32_t state; /* enum hook_state; atomic */
+	uint32_t armed; /* HOOK_DOWN only until the first record of interest; atomic */
+};
+
+/* One for the process.  Zero before the constructor. */
+struct hook {
+	struct hook_page *page; /* NULL before the constructor, and when it failed or NNMEM_OFF is set */
+	struct emitter emitter; /* ring: set before the state becomes HOOK_UP (release) */
+	uint32_t nr_threads;    /* threads numbered so far; atomic */
+	uint32_t nr_early_lost; /* reports dropped while the ring was being made; atomic */
+	uint32_t forced; /* atomic; memoryProfilingEnabled has answered true: forward.h's rule holds from now on, also in a child
+	                  */
+	bool record_cpu; /* NNMEM_CPU */
+	struct forward_table forward;
+	void *(*thread_state)(void); /* PyGILState_GetThisThreadState, or NULL: no Python here */
+};
+extern struct hook hook;
+
+/*
+ * Where a thread is: module calls and running nodes, innermost last.  Only the thread itself (and signal handlers on it)
+ * touches it.
+ */
+#define HOOK_MAX_OPTIMIZERS 8
+
+struct hook_scope {
+	uint32_t module;   /* 0: none */
+	uint32_t nr_nodes; /* thread's nr_nodes when it began */
+};
+
+struct thread_state {
+	uint32_t number; /* from 1; 0: not numbered yet */
+	uint32_t busy;   /* the hook is at work on this thread */
+	bool defined;    /* DEF_THREAD was sent */
+	bool autograd_worker;
+	bool forward_told; /* a root forward or RECORD_FORWARD came since the last backward or step() */
+	uint32_t backward_depth;
+	uint32_t optimizer_depth;
+	uint32_t node_depth;                      /* autograd nodes running, nested */
+	uint32_t depth;                           /* open scopes; those from HOOK_MAX_DEPTH on have no entry */
+	uint32_t module_depth;                    /* module calls among them */
+	uint32_t nr_nodes;                        /* autograd nodes made; wraps */
+	uint64_t torch_thread;                    /* as PyTorch counts threads, + 1; 0: not asked yet */
+	uint64_t works_for;                       /* worker: the caller whose nodes it ran last, RECORD_NO_THREAD: nobody's */
+	uint32_t optimizers[HOOK_MAX_OPTIMIZERS]; /* whose step() is open, innermost last */
+	struct hook_scope scopes[HOOK_MAX_DEPTH];
+};
+
+static inline enum hook_state hook_state_now(void)
+{
+	/* Acquire pairs with the release when the state becomes HOOK_UP: the emitter is ready. */
+	return hook.page ? (enum hook_state)atomic32_load_acquire(&hook.page->state) : HOOK_DOWN;
+}
+
+/* Whether reports are recorded, or will be from the first one on. */
+static inline bool hook_is_wanted(void)
+{
+	enum hook_state state = hook_state_now();
+
+	return state == HOOK_UP || state == HOOK_STARTING ||
+	       (state == HOOK_DOWN && hook.page && atomic32_load_relaxed(&hook.page->armed));
+}
+
+/*
+ * The state is not HOOK_UP: start recording if the process is armed, or wait (bounded) for the thread that does so.
+ * Returns whether the state is HOOK_UP now.  Keeps errno.  process.c.
+ */
+bool process_start(void);
+
+/* One line on stderr, if that is still the file that it was at the start and NNMEM_LOG allows it.  Signal: safe.  process.c. */
+void process_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* PyTorch's number for the calling thread, or UINT64_MAX where it cannot be had.  wrap_autograd.c. */
+uint64_t hook_torch_thread(void);
+
+#endif

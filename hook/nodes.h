@@ -1,0 +1,51 @@
+/*
+ * Which module made an autograd node: written when the node is made in the forward, read when it runs in the backward.
+ *
+ * Data model.  A table of fixed size for the whole process, one 64-bit word an entry, keyed by what a Node holds: the number
+ * that at::sequence_number gave it (counted per thread) and the number of that thread as PyTorch counts threads.  An entry
+ * is {tag:40 module:24}: the tag is a hash of the key, so an entry is whole or not there, and one that was overwritten
+ * (65 536 nodes later on the same thread) is told; a wrong answer has a chance of 2^-40 a question.
+ *
+ * Where a Node holds the two numbers is learnt by looking: a pair of words that are the key of an entry can be nothing else.
+ *
+ * Thread: any, lock-free.  Signal: safe.  Allocates nothing.
+ */
+#ifndef NNMEM_HOOK_NODES_H
+#define NNMEM_HOOK_NODES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define NODES_ENTRIES    (1u << 16)
+#define NODES_MAX_MODULE ((1u << 24) - 1)
+/* A Node of every version is at least this long. */
+#define NODES_WORDS 12u
+
+struct nodes {
+	uint64_t entries[NODES_ENTRIES];
+	/* Learnt: {number's word:8 thread's word:8} + 1, 0 unknown; `candidate` was seen once, for number `candidate_number`. */
+	uint32_t layout;
+	uint32_t candidate;
+	uint64_t candidate_number;
+	uint32_t nr_tries;
+};
+
+/* Node @number of PyTorch's thread @thread was made by @module (0: by none).  Ids above NODES_MAX_MODULE are taken as 0. */
+void nodes_made(struct nodes *nodes, uint64_t thread, uint64_t number, uint32_t module);
+
+/* Returns true and the module that made node @number of @thread, or false when that is not known (any more). */
+bool nodes_find(const struct nodes *nodes, uint64_t thread, uint64_t number, uint32_t *ret_module);
+
+/* How the layout stands after nodes_module(). */
+enum nodes_layout { NODES_LEARNING, NODES_KNOWN, NODES_GIVEN_UP };
+
+/*
+ * The module that made the live Node at @node, 0 when that is not known.  Learns the layout from the first nodes it is
+ * given: two with different numbers must agree.  After NODES_MAX_TRIES nodes in vain it gives up.
+ */
+#define NODES_MAX_TRIES 4096u
+uint32_t nodes_module(struct nodes *nodes, const void *node);
+
+enum nodes_layout nodes_layout(const struct nodes *nodes);
+
+#endif
