@@ -22,7 +22,8 @@ CREATE TABLE run (
 	ring_path TEXT,                 -- where unread records may still lie
 	ring_start_ns INTEGER NOT NULL, -- CLOCK_MONOTONIC at the ring's start: ns columns count from here; proves the ring is ours
 	start_realtime_ns INTEGER NOT NULL,
-	ended TEXT NOT NULL,            -- `running`, `exit N`, `signal N`, `exec`, `killed`
+	ended TEXT NOT NULL,            -- `running` until the file is closed, then `exit N`, `signal N`, `exec`, `killed`
+	told_end TEXT,                  -- `exit N` or `exec` as the program announced it; NULL: it did not (yet)
 	last_seq INTEGER NOT NULL,      -- last record that is in the tables
 	last_ns INTEGER NOT NULL,
 	peak_rss_bytes INTEGER NOT NULL -- of the process, 0 not known

@@ -1,0 +1,978 @@
+/* The writer: see writer.h for the contract and schema.sql for what the columns mean. */
+#include "store/writer.h"
+
+#include "store/db.h"
+#include "store/schema.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bits of allocation.flags, as schema.sql says them. */
+#define FLAG_PROVISIONAL  1u
+#define FLAG_RECOMPUTE    2u
+#define FLAG_SHARED       4u
+#define FLAG_FREE_LOST    8u
+#define FLAG_SEEN_FORWARD 16u
+#define FLAG_NAMED_INPUT  32u
+
+#define NO_DEVICE         UINT32_MAX
+
+struct writer {
+	struct db *db;
+	struct writer_run run;
+	char *strings;        /* holds the strings of run after writer_resume() */
+	bool dirty;           /* in a transaction */
+	uint32_t main_device; /* the device with is_main, NO_DEVICE: none yet */
+	uint64_t last_seq;    /* of the last commit */
+	uint64_t last_ns;     /* CLOCK_MONOTONIC */
+	uint64_t peak_rss_bytes;
+	uint64_t lost[NR_LOST]; /* as stored */
+	char told_end[32];      /* "": not told */
+};
+
+/* ---- one row: a statement and the parameters bound so far */
+
+struct row {
+	struct writer *writer;
+	sqlite3_stmt *statement;
+	int index;
+	int code; /* first error of binding, SQLITE_OK: none */
+};
+
+static int row_begin(struct writer *writer, const char *sql, struct row *ret)
+{
+	int r;
+
+	if (!writer->dirty) {
+		r = db_begin(writer->db);
+		if (r)
+			return r;
+		writer->dirty = true;
+	}
+	*ret = (struct row){.writer = writer};
+	return db_prepare(writer->db, sql, &ret->statement);
+}
+
+static void row_keep(struct row *row, int code)
+{
+	if (row->code == SQLITE_OK)
+		row->code = code;
+}
+
+static void row_u64(struct row *row, uint64_t value)
+{
+	row_keep(row, db_bind_u64(row->statement, ++row->index, value));
+}
+
+static void row_null(struct row *row)
+{
+	row_keep(row, sqlite3_bind_null(row->statement, ++row->index));
+}
+
+/* NULL when @absent. */
+static void row_u64_unless(struct row *row, bool absent, uint64_t value)
+{
+	if (absent)
+		row_null(row);
+	else
+		row_u64(row, value);
+}
+
+static void row_text(struct row *row, const char *value)
+{
+	row_keep(row, sqlite3_bind_text(row->statement, ++row->index, value, -1, SQLITE_STATIC));
+}
+
+static void row_text_or_empty(struct row *row, const char *value)
+{
+	row_text(row, value ? value : "");
+}
+
+static int row_end(struct row *row)
+{
+	if (row->code != SQLITE_OK)
+		return db_error(row->writer->db, row->code);
+	return db_step(row->writer->db, row->statement);
+}
+
+/* ns columns count from the ring's start. */
+static uint64_t relative_ns(const struct writer *writer, uint64_t ns)
+{
+	return ns > writer->run.ring_start_ns ? ns - writer->run.ring_start_ns : 0;
+}
+
+/* ---- the sink */
+
+static unsigned allocation_flags(const struct tag_allocation *allocation)
+{
+	return (allocation->provisional ? FLAG_PROVISIONAL : 0) | (allocation->recompute ? FLAG_RECOMPUTE : 0) |
+	       (allocation->shared ? FLAG_SHARED : 0) | (allocation->free_lost ? FLAG_FREE_LOST : 0) |
+	       (allocation->seen_forward ? FLAG_SEEN_FORWARD : 0) | (allocation->named_input ? FLAG_NAMED_INPUT : 0);
+}
+
+static int write_allocation(void *arg, struct tag_allocation *allocation)
+{
+	struct writer *writer = arg;
+	bool alive = allocation->free_seq == 0;
+	struct row row;
+	int r = row_begin(
+	        writer,
+	        "INSERT OR REPLACE INTO allocation (id, device, level, address, size_bytes, alloc_seq, alloc_ns, free_seq,"
+	        " free_ns, thread, free_thread, stretch, free_stretch, phase, free_phase, category, rule, module, tensor,"
+	        " stack, flags, episode) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+	        &row);
+
+	if (r)
+		return r;
+	row_u64(&row, allocation->id);
+	row_u64(&row, allocation->device);
+	row_u64(&row, allocation->level);
+	row_u64(&row, allocation->address);
+	row_u64(&row, allocation->size_bytes);
+	row_u64(&row, allocation->alloc_seq);
+	row_u64(&row, relative_ns(writer, allocation->alloc_ns));
+	row_u64_unless(&row, alive, allocation->free_seq);
+	row_u64_unless(&row, alive, relative_ns(writer, allocation->free_ns));
+	row_u64(&row, allocation->thread);
+	row_u64(&row, allocation->free_thread);
+	row_u64(&row, allocation->stretch);
+	row_u64(&row, allocation->free_stretch);
+	row_u64(&row, allocation->phase);
+	row_u64_unless(&row, alive, allocation->free_phase);
+	row_u64(&row, allocation->category);
+	row_u64(&row, allocation->rule);
+	row_u64(&row, allocation->module);
+	row_u64(&row, allocation->tensor);
+	row_u64(&row, allocation->stack);
+	row_u64(&row, allocation_flags(allocation));
+	row_u64(&row, allocation->episode);
+	r = row_end(&row);
+	if (!r)
+		allocation->stored = true;
+	return r;
+}
+
+static int write_stretch(void *arg, uint64_t stretch, uint64_t step)
+{
+	struct row row;
+	int r = row_begin(arg, "INSERT OR REPLACE INTO stretch (id, step) VALUES (?,?)", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, stretch);
+	row_u64(&row, step);
+	return row_end(&row);
+}
+
+static int write_step_phase(struct writer *writer, uint64_t step, uint16_t device, unsigned phase,
+                            const struct tag_phase_totals *totals)
+{
+	struct row row;
+	int r = row_begin(writer,
+	                  "INSERT OR REPLACE INTO step_phase (step, device, phase, allocs, alloc_bytes, peak_bytes, end_bytes)"
+	                  " VALUES (?,?,?,?,?,?,?)",
+	                  &row);
+
+	if (r)
+		return r;
+	row_u64(&row, step);
+	row_u64(&row, device);
+	row_u64(&row, phase);
+	row_u64(&row, totals->allocs);
+	row_u64(&row, totals->alloc_bytes);
+	row_u64(&row, totals->peak_bytes);
+	row_u64(&row, totals->end_bytes);
+	return row_end(&row);
+}
+
+static int write_step_device(struct writer *writer, uint64_t step, const struct tag_step_device *device)
+{
+	struct row row;
+	int r = row_begin(writer,
+	                  "INSERT OR REPLACE INTO step_device (step, device, allocs, frees, alloc_bytes, start_bytes, peak_bytes,"
+	                  " peak_seq, peak_phase, end_bytes) VALUES (?,?,?,?,?,?,?,?,?,?)",
+	                  &row);
+
+	if (r)
+		return r;
+	row_u64(&row, step);
+	row_u64(&row, device->device);
+	row_u64(&row, device->allocs);
+	row_u64(&row, device->frees);
+	row_u64(&row, device->alloc_bytes);
+	row_u64(&row, device->start_bytes);
+	row_u64(&row, device->peak_bytes);
+	row_u64(&row, device->peak_seq);
+	row_u64(&row, device->peak_phase);
+	row_u64(&row, device->end_bytes);
+	r = row_end(&row);
+	for (unsigned phase = 0; phase < NR_PHASES && !r; phase++)
+		if (device->phases[phase].seen)
+			r = write_step_phase(writer, step, device->device, phase, &device->phases[phase]);
+	return r;
+}
+
+static int write_step(void *arg, const struct tag_step *step)
+{
+	struct writer *writer = arg;
+	struct row row;
+	int r = row_begin(writer,
+	                  "INSERT OR REPLACE INTO step (step, kind, closed, start_seq, end_seq, start_ns, end_ns)"
+	                  " VALUES (?,?,?,?,?,?,?)",
+	                  &row);
+
+	if (r)
+		return r;
+	row_u64(&row, step->step);
+	row_u64(&row, step->kind);
+	row_u64(&row, step->closed);
+	row_u64(&row, step->start_seq);
+	row_u64(&row, step->end_seq);
+	row_u64(&row, relative_ns(writer, step->start_ns));
+	row_u64(&row, relative_ns(writer, step->end_ns));
+	r = row_end(&row);
+	for (size_t i = 0; i < step->nr_devices && !r; i++)
+		r = write_step_device(writer, step->step, &step->devices[i]);
+	return r;
+}
+
+static bool is_cuda(uint32_t device)
+{
+	return device != NO_DEVICE && (device & 0xff) == RECORD_DEVICE_TYPE_CUDA;
+}
+
+/* Run totals speak of the first CUDA device, else of the first device at all (the CPU). */
+static int choose_main_device(struct writer *writer, uint16_t device)
+{
+	struct row row;
+	int r;
+
+	if (writer->main_device == device)
+		return 0;
+	if (writer->main_device != NO_DEVICE && (is_cuda(writer->main_device) || !is_cuda(device)))
+		return 0;
+	writer->main_device = device;
+	r = row_begin(writer, "UPDATE device SET is_main = 0", &row);
+	return r ? r : row_end(&row);
+}
+
+static int write_device(void *arg, const struct tag_device *device)
+{
+	struct writer *writer = arg;
+	char name[DEVICE_NAME_MAX];
+	struct row row;
+	int r = choose_main_device(writer, device->device);
+
+	if (!r)
+		r = row_begin(writer,
+		              "INSERT OR REPLACE INTO device (id, name, is_main, allocs, frees, live_bytes, peak_bytes, peak_seq,"
+		              " peak_stretch, peak_phase, reserved_peak_bytes, audit_checks, audit_failures, unknown_frees)"
+		              " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+		              &row);
+	if (r)
+		return r;
+	row_u64(&row, device->device);
+	row_text(&row, device_name(device->device, name));
+	row_u64(&row, writer->main_device == device->device);
+	row_u64(&row, device->allocs);
+	row_u64(&row, device->frees);
+	row_u64(&row, device->live_bytes);
+	row_u64(&row, device->peak_bytes);
+	row_u64(&row, device->peak_seq);
+	row_u64(&row, device->peak_stretch);
+	row_u64(&row, device->peak_phase);
+	row_u64(&row, device->reserved_peak_bytes);
+	row_u64(&row, device->audit_checks);
+	row_u64(&row, device->audit_failures);
+	row_u64(&row, device->unknown_frees);
+	return row_end(&row);
+}
+
+static int write_span(void *arg, const struct tag_span *span)
+{
+	struct writer *writer = arg;
+	struct row row;
+	int r = row_begin(
+	        writer,
+	        "INSERT OR REPLACE INTO span (id, stretch, thread, module, optimizer, phase, recompute, start_seq, end_seq,"
+	        " start_ns, end_ns, start_bytes, peak_bytes, end_bytes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+	        &row);
+
+	if (r)
+		return r;
+	row_u64(&row, span->id);
+	row_u64(&row, span->stretch);
+	row_u64(&row, span->thread);
+	row_u64(&row, span->module);
+	row_u64(&row, span->optimizer);
+	row_u64(&row, span->phase);
+	row_u64(&row, span->recompute);
+	row_u64(&row, span->start_seq);
+	row_u64(&row, span->end_seq);
+	row_u64(&row, relative_ns(writer, span->start_ns));
+	row_u64(&row, relative_ns(writer, span->end_ns));
+	row_u64(&row, span->start_bytes);
+	row_u64(&row, span->peak_bytes);
+	row_u64(&row, span->end_bytes);
+	return row_end(&row);
+}
+
+static int write_layer_peaks(void *arg, uint16_t device, const struct tag_layer_peak *peaks, size_t nr_peaks)
+{
+	struct writer *writer = arg;
+	struct row row;
+	int r = row_begin(writer, "DELETE FROM layer_peak WHERE device = ?", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, device);
+	r = row_end(&row);
+	for (size_t i = 0; i < nr_peaks && !r; i++) {
+		r = row_begin(writer,
+		              "INSERT OR REPLACE INTO layer_peak (device, module, forward_peak_bytes, backward_peak_bytes)"
+		              " VALUES (?,?,?,?)",
+		              &row);
+		if (r)
+			return r;
+		row_u64(&row, peaks[i].device);
+		row_u64(&row, peaks[i].module);
+		row_u64(&row, peaks[i].forward_peak_bytes);
+		row_u64(&row, peaks[i].backward_peak_bytes);
+		r = row_end(&row);
+	}
+	return r;
+}
+
+static int write_module(void *arg, const struct tag_module *module)
+{
+	struct row row;
+	int r = row_begin(arg, "INSERT OR REPLACE INTO module (id, root, parent, fqn, class, root_name) VALUES (?,?,?,?,?,?)",
+	                  &row);
+
+	if (r)
+		return r;
+	row_u64(&row, module->id);
+	row_u64(&row, module->root);
+	row_u64(&row, module->parent);
+	row_text_or_empty(&row, module->fqn);
+	row_text_or_empty(&row, module->class_name);
+	row_text_or_empty(&row, module->root_name);
+	return row_end(&row);
+}
+
+static int write_tensor(void *arg, const struct tag_tensor *tensor)
+{
+	struct row row;
+	int r = row_begin(arg,
+	                  "INSERT OR REPLACE INTO tensor (id, kind, module, optimizer, name, dtype, shape, state_key, address,"
+	                  " size_bytes, allocation) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+	                  &row);
+
+	if (r)
+		return r;
+	row_u64(&row, tensor->id);
+	row_u64(&row, tensor->kind);
+	row_u64(&row, tensor->module);
+	row_u64(&row, tensor->optimizer);
+	row_text_or_empty(&row, tensor->name);
+	row_text_or_empty(&row, tensor->dtype);
+	row_text_or_empty(&row, tensor->shape);
+	row_text(&row, tensor->state_key && tensor->state_key[0] ? tensor->state_key : NULL);
+	row_u64(&row, tensor->address);
+	row_u64(&row, tensor->size_bytes);
+	row_u64_unless(&row, tensor->allocation == 0, tensor->allocation);
+	return row_end(&row);
+}
+
+static int write_thread(void *arg, const struct tag_thread *thread)
+{
+	struct row row;
+	int r = row_begin(arg, "INSERT OR REPLACE INTO thread (id, os_id, flags, name) VALUES (?,?,?,?)", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, thread->id);
+	row_u64(&row, thread->os_id);
+	row_u64(&row, thread->flags);
+	row_text_or_empty(&row, thread->name);
+	return row_end(&row);
+}
+
+static int write_optimizer(void *arg, const struct tag_optimizer *optimizer)
+{
+	struct row row;
+	int r = row_begin(arg, "INSERT OR REPLACE INTO optimizer (id, class) VALUES (?,?)", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, optimizer->id);
+	row_text_or_empty(&row, optimizer->class_name);
+	return row_end(&row);
+}
+
+static int write_oom(void *arg, const struct tag_oom *oom)
+{
+	struct writer *writer = arg;
+	struct row row;
+	int r = row_begin(
+	        writer,
+	        "INSERT OR REPLACE INTO oom (seq, ns, stretch, thread, module, device, phase, size_bytes, allocated_bytes,"
+	        " reserved_bytes) VALUES (?,?,?,?,?,?,?,?,?,?)",
+	        &row);
+
+	if (r)
+		return r;
+	row_u64(&row, oom->seq);
+	row_u64(&row, relative_ns(writer, oom->ns));
+	row_u64(&row, oom->stretch);
+	row_u64(&row, oom->thread);
+	row_u64(&row, oom->module);
+	row_u64(&row, oom->device);
+	row_u64(&row, oom->phase);
+	row_u64(&row, oom->size_bytes);
+	row_u64(&row, oom->allocated_bytes);
+	row_u64(&row, oom->reserved_bytes);
+	return row_end(&row);
+}
+
+int writer_note(struct writer *writer, uint64_t seq, enum record_severity severity, const char *what)
+{
+	struct row row;
+	int r = row_begin(writer, "INSERT INTO note (seq, severity, what) VALUES (?,?,?)", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, seq);
+	row_u64(&row, severity);
+	row_text_or_empty(&row, what);
+	return row_end(&row);
+}
+
+static int write_note(void *arg, const struct tag_note *note)
+{
+	return writer_note(arg, note->seq, note->severity, note->text);
+}
+
+static int write_info(void *arg, const char *key, const char *value)
+{
+	struct row row;
+	int r = row_begin(arg, "INSERT OR REPLACE INTO fact (key, value) VALUES (?,?)", &row);
+
+	if (r)
+		return r;
+	row_text_or_empty(&row, key);
+	row_text_or_empty(&row, value);
+	return row_end(&row);
+}
+
+static int write_end(void *arg, unsigned how, int64_t status, uint64_t peak_rss_bytes)
+{
+	struct writer *writer = arg;
+	struct row row;
+
+	if (how == RECORD_END_EXEC)
+		snprintf(writer->told_end, sizeof(writer->told_end), "exec");
+	else
+		snprintf(writer->told_end, sizeof(writer->told_end), "exit %lld", (long long)status);
+	if (peak_rss_bytes > writer->peak_rss_bytes)
+		writer->peak_rss_bytes = peak_rss_bytes;
+	/* Nothing to write by itself, but there is something to commit. */
+	return row_begin(writer, "SELECT 1", &row);
+}
+
+struct tag_sink writer_sink(struct writer *writer)
+{
+	return (struct tag_sink){
+	        .arg = writer,
+	        .allocation = write_allocation,
+	        .stretch = write_stretch,
+	        .step = write_step,
+	        .device = write_device,
+	        .span = write_span,
+	        .layer_peaks = write_layer_peaks,
+	        .module = write_module,
+	        .tensor = write_tensor,
+	        .thread = write_thread,
+	        .optimizer = write_optimizer,
+	        .oom = write_oom,
+	        .note = write_note,
+	        .info = write_info,
+	        .end = write_end,
+	};
+}
+
+int writer_sample(struct writer *writer, uint64_t ns, uint64_t rss_bytes, uint64_t peak_rss_bytes)
+{
+	struct row row;
+	int r = row_begin(writer, "INSERT INTO sample (ns, rss_bytes, peak_rss_bytes) VALUES (?,?,?)", &row);
+
+	if (r)
+		return r;
+	if (peak_rss_bytes > writer->peak_rss_bytes)
+		writer->peak_rss_bytes = peak_rss_bytes;
+	row_u64(&row, relative_ns(writer, ns));
+	row_u64(&row, rss_bytes);
+	row_u64(&row, peak_rss_bytes);
+	return row_end(&row);
+}
+
+/* ---- creating */
+
+struct name_list {
+	const char *list;
+	const char *(*name)(unsigned code);
+	unsigned first, end;
+};
+
+static int write_names(struct writer *writer)
+{
+	static const struct name_list lists[] = {
+	        {"phase", phase_name, 0, NR_PHASES},
+	        {"level", level_name, 0, NR_LEVELS},
+	        {"category", category_name, 0, NR_CATEGORIES},
+	        {"category_rule", category_rule_name, 0, NR_CATEGORY_RULES},
+	        {"step_kind", step_kind_name, 0, NR_STEP_KINDS},
+	        {"severity", severity_name, RECORD_SEVERITY_INFO, RECORD_SEVERITY_ERROR + 1},
+	        {"tensor_kind", tensor_kind_name, RECORD_TENSOR_PARAMETER, RECORD_TENSOR_GRADIENT + 1},
+	};
+	struct row row;
+	int r = 0;
+
+	for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		for (unsigned code = lists[i].first; code < lists[i].end && !r; code++) {
+			r = row_begin(writer, "INSERT INTO name (list, code, name) VALUES (?,?,?)", &row);
+			if (r)
+				return r;
+			row_text(&row, lists[i].list);
+			row_u64(&row, code);
+			row_text(&row, lists[i].name(code));
+			r = row_end(&row);
+		}
+	}
+	return r;
+}
+
+static int write_run(struct writer *writer)
+{
+	const struct writer_run *run = &writer->run;
+	struct row row;
+	int r = row_begin(writer,
+	                  "INSERT INTO run (id, run_id, nnmem_version, pid, rank, hostname, command, ring_path, ring_start_ns,"
+	                  " start_realtime_ns, ended, last_seq, last_ns, peak_rss_bytes)"
+	                  " VALUES (1, ?,?,?,?,?,?,?,?,?, 'running', 0, 0, 0)",
+	                  &row);
+
+	if (r)
+		return r;
+	row_text(&row, run->run_id);
+	row_text(&row, NNMEM_VERSION);
+	row_u64(&row, (uint64_t)run->pid);
+	row_u64_unless(&row, run->rank < 0, (uint64_t)run->rank);
+	row_text(&row, run->hostname);
+	row_text(&row, run->command);
+	row_text(&row, run->ring_path);
+	row_u64(&row, run->ring_start_ns);
+	row_u64(&row, run->start_realtime_ns);
+	return row_end(&row);
+}
+
+/* Ask for @sql, a journal_mode pragma, and say whether the mode is @wanted afterwards. */
+static int set_journal_mode(struct db *db, const char *sql, const char *wanted, bool *ret_set)
+{
+	sqlite3_stmt *statement;
+	const char *mode;
+	int r = db_prepare(db, sql, &statement);
+
+	if (r)
+		return r;
+	r = db_step(db, statement);
+	if (r < 0)
+		return r;
+	mode = r == 1 ? db_column_text(statement, 0) : NULL;
+	*ret_set = mode && strcmp(mode, wanted) == 0;
+	sqlite3_reset(statement);
+	return 0;
+}
+
+static int be_alone(struct db *db)
+{
+	bool set;
+	int r = db_exec(db, "PRAGMA locking_mode = EXCLUSIVE");
+
+	return r ? r : set_journal_mode(db, "PRAGMA journal_mode = TRUNCATE", "truncate", &set);
+}
+
+/* Settings of the connection and of the (empty or existing) file. */
+static int settle_in(struct db *db, bool network)
+{
+	bool wal = false;
+	int r = db_exec(db, "PRAGMA page_size = 8192; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;"
+	                    "PRAGMA synchronous = OFF; PRAGMA wal_autocheckpoint = 2000; PRAGMA journal_size_limit = 67108864");
+
+	if (r)
+		return r;
+	if (!network) {
+		/* Where shared memory cannot be had, SQLite refuses WAL by an error or by staying as it was. */
+		r = set_journal_mode(db, "PRAGMA journal_mode = WAL", "wal", &wal);
+		if (r == -ENOMEM || r == -ENOSPC)
+			return r;
+	}
+	return wal ? 0 : be_alone(db);
+}
+
+int writer_create(struct db *db, bool network, const struct writer_run *run, struct writer **ret_writer)
+{
+	struct writer *writer = calloc(1, sizeof(*writer));
+	int r;
+
+	if (!writer)
+		return -ENOMEM;
+	writer->db = db;
+	writer->run = *run;
+	writer->main_device = NO_DEVICE;
+	r = settle_in(db, network);
+	if (!r)
+		r = db_begin(db);
+	if (r)
+		goto out;
+	writer->dirty = true;
+	r = db_exec(db, store_schema_sql);
+	if (!r)
+		r = write_names(writer);
+	if (!r)
+		r = write_run(writer);
+	if (!r)
+		r = db_commit(db);
+	if (r)
+		goto out;
+	writer->dirty = false;
+	/* The caller's strings need not live on. */
+	writer->run.run_id = writer->run.hostname = writer->run.command = writer->run.ring_path = NULL;
+	*ret_writer = writer;
+	writer = NULL;
+out:
+	writer_free(writer);
+	return r;
+}
+
+void writer_free(struct writer *writer)
+{
+	if (!writer)
+		return;
+	writer_rollback(writer);
+	free(writer->strings);
+	free(writer);
+}
+
+/* ---- committing */
+
+bool writer_is_dirty(const struct writer *writer)
+{
+	return writer->dirty;
+}
+
+void writer_rollback(struct writer *writer)
+{
+	db_rollback(writer->db);
+	writer->dirty = false;
+}
+
+const char *writer_told_end(const struct writer *writer)
+{
+	return writer->told_end[0] ? writer->told_end : NULL;
+}
+
+static int write_lost(struct writer *writer, const uint64_t *lost)
+{
+	struct row row;
+	int r = 0;
+
+	for (unsigned i = 0; i < NR_LOST && !r; i++) {
+		uint64_t count = atomic64_load_relaxed(&lost[i]);
+
+		if (count == writer->lost[i])
+			continue;
+		r = row_begin(writer, "INSERT OR REPLACE INTO lost (cause, count) VALUES (?,?)", &row);
+		if (r)
+			return r;
+		row_text(&row, lost_name(i));
+		row_u64(&row, count);
+		r = row_end(&row);
+		writer->lost[i] = count;
+	}
+	return r;
+}
+
+static int write_progress(struct writer *writer, const struct writer_commit *commit, const char *ended)
+{
+	struct row row;
+	int r = row_begin(writer,
+	                  "UPDATE run SET ended = ?, told_end = ?, last_seq = ?, last_ns = ?, peak_rss_bytes = ? WHERE id = 1",
+	                  &row);
+
+	if (r)
+		return r;
+	row_text(&row, ended);
+	row_text(&row, writer_told_end(writer));
+	row_u64(&row, commit->last_seq);
+	row_u64(&row, relative_ns(writer, commit->last_ns));
+	row_u64(&row, writer->peak_rss_bytes);
+	return row_end(&row);
+}
+
+static int write_state(struct writer *writer, const struct writer_commit *commit)
+{
+	struct row row;
+	int r;
+
+	if (!commit->state) {
+		r = row_begin(writer, "DELETE FROM commit_state", &row);
+		return r ? r : row_end(&row);
+	}
+	r = row_begin(writer, "INSERT OR REPLACE INTO commit_state (id, tagger) VALUES (1, ?)", &row);
+	if (r)
+		return r;
+	row_keep(&row, sqlite3_bind_blob64(row.statement, ++row.index, commit->state, commit->state_bytes, SQLITE_STATIC));
+	return row_end(&row);
+}
+
+static int commit_as(struct writer *writer, const struct writer_commit *commit, const char *ended)
+{
+	int r = write_lost(writer, commit->lost);
+
+	if (!r)
+		r = write_progress(writer, commit, ended);
+	if (!r)
+		r = write_state(writer, commit);
+	if (!r)
+		r = db_commit(writer->db);
+	if (r)
+		return r;
+	writer->dirty = false;
+	writer->last_seq = commit->last_seq;
+	writer->last_ns = commit->last_ns;
+	return 0;
+}
+
+int writer_commit(struct writer *writer, const struct writer_commit *commit)
+{
+	return commit_as(writer, commit, "running");
+}
+
+int writer_finish(struct writer *writer, const struct writer_commit *commit, const char *ended)
+{
+	int r = commit_as(writer, commit, ended);
+	bool single;
+
+	if (r)
+		return r;
+	/* A reader in the middle of the file keeps it in WAL mode: its last user makes one file of it then. */
+	r = set_journal_mode(writer->db, "PRAGMA journal_mode = DELETE", "delete", &single);
+	return r == -EBUSY ? 0 : r;
+}
+
+const char *writer_message(const struct writer *writer)
+{
+	return db_message(writer->db);
+}
+
+/* ---- taking a run up again */
+
+const struct writer_run *writer_run(const struct writer *writer)
+{
+	return &writer->run;
+}
+
+uint64_t writer_last_seq(const struct writer *writer)
+{
+	return writer->last_seq;
+}
+
+uint64_t writer_last_ns(const struct writer *writer)
+{
+	return writer->last_ns;
+}
+
+/* The strings of the run row outlive its statement in one block. */
+static int keep_strings(struct writer *writer, sqlite3_stmt *statement)
+{
+	static const int columns[] = {0, 3, 4, 5};
+	const char **const targets[] = {&writer->run.run_id, &writer->run.hostname, &writer->run.command, &writer->run.ring_path};
+	size_t size = 0;
+	char *end;
+
+	for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
+		size += (size_t)sqlite3_column_bytes(statement, columns[i]) + 1;
+	writer->strings = end = malloc(size);
+	if (!end)
+		return -ENOMEM;
+	for (size_t i = 0; i < sizeof(columns) / sizeof(columns[0]); i++) {
+		const char *text = db_column_text(statement, columns[i]);
+
+		*targets[i] = text ? end : NULL;
+		if (text)
+			end = stpcpy(end, text) + 1;
+	}
+	return 0;
+}
+
+static int read_run(struct writer *writer)
+{
+	sqlite3_stmt *statement;
+	const char *ended;
+	const char *told_end;
+	int r = db_prepare(
+	        writer->db,
+	        "SELECT run_id, pid, rank, hostname, command, ring_path, ring_start_ns, start_realtime_ns, ended, told_end,"
+	        " last_seq, peak_rss_bytes, last_ns FROM run WHERE id = 1",
+	        &statement);
+
+	if (r)
+		return r;
+	r = db_step(writer->db, statement);
+	if (r <= 0)
+		return r < 0 ? r : -EBADMSG;
+	ended = db_column_text(statement, 8);
+	told_end = db_column_text(statement, 9);
+	writer->run.pid = sqlite3_column_int64(statement, 1);
+	writer->run.rank = sqlite3_column_type(statement, 2) == SQLITE_NULL ? -1 : sqlite3_column_int64(statement, 2);
+	writer->run.ring_start_ns = db_column_u64(statement, 6);
+	writer->run.start_realtime_ns = db_column_u64(statement, 7);
+	writer->last_seq = db_column_u64(statement, 10);
+	writer->peak_rss_bytes = db_column_u64(statement, 11);
+	writer->last_ns = db_column_u64(statement, 12) + writer->run.ring_start_ns;
+	if (told_end && strlen(told_end) < sizeof(writer->told_end))
+		strcpy(writer->told_end, told_end);
+	r = keep_strings(writer, statement);
+	if (!r)
+		r = ended && strcmp(ended, "running") == 0 ? 0 : -EALREADY;
+	sqlite3_reset(statement);
+	return r;
+}
+
+static int read_main_device(struct writer *writer)
+{
+	int64_t device;
+	int r = db_read_i64(writer->db, "SELECT id FROM device WHERE is_main", &device);
+
+	if (r == -ENODATA)
+		return 0;
+	if (!r && (device < 0 || device > UINT16_MAX))
+		return -EBADMSG;
+	if (!r)
+		writer->main_device = (uint32_t)device;
+	return r;
+}
+
+int writer_resume(struct db *db, struct writer **ret_writer)
+{
+	struct writer *writer = calloc(1, sizeof(*writer));
+	int64_t application_id, version;
+	int r;
+
+	if (!writer)
+		return -ENOMEM;
+	writer->db = db;
+	writer->main_device = NO_DEVICE;
+	r = db_read_i64(db, "PRAGMA application_id", &application_id);
+	if (!r)
+		r = db_read_i64(db, "PRAGMA user_version", &version);
+	if (!r && (application_id != SCHEMA_APPLICATION_ID || version != SCHEMA_VERSION))
+		r = -EBADMSG;
+	if (!r)
+		r = read_run(writer);
+	if (!r)
+		r = read_main_device(writer);
+	/* The file's journal mode is left as it is; only what the process that dies cannot lose is set. */
+	if (!r)
+		r = db_exec(db, "PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF");
+	if (!r) {
+		*ret_writer = writer;
+		writer = NULL;
+	}
+	writer_free(writer);
+	return r;
+}
+
+int writer_read_state(struct writer *writer, unsigned char **ret_state, size_t *ret_state_bytes)
+{
+	sqlite3_stmt *statement;
+	int r = db_prepare(writer->db, "SELECT tagger FROM commit_state WHERE id = 1", &statement);
+	size_t size_bytes;
+	unsigned char *state;
+
+	if (r)
+		return r;
+	r = db_step(writer->db, statement);
+	if (r < 0)
+		return r;
+	if (r == 0 || sqlite3_column_type(statement, 0) != SQLITE_BLOB) {
+		sqlite3_reset(statement);
+		return -EBADMSG;
+	}
+	size_bytes = (size_t)sqlite3_column_bytes(statement, 0);
+	state = malloc(size_bytes + 1);
+	if (state) {
+		if (size_bytes > 0)
+			memcpy(state, sqlite3_column_blob(statement, 0), size_bytes);
+		*ret_state = state;
+		*ret_state_bytes = size_bytes;
+	}
+	sqlite3_reset(statement);
+	return state ? 0 : -ENOMEM;
+}
+
+static void read_allocation(const struct writer *writer, sqlite3_stmt *statement, struct tag_allocation *ret)
+{
+	unsigned flags = (unsigned)db_column_u64(statement, 14);
+
+	*ret = (struct tag_allocation){
+	        .id = db_column_u64(statement, 0),
+	        .device = (uint16_t)db_column_u64(statement, 1),
+	        .level = (uint8_t)db_column_u64(statement, 2),
+	        .address = db_column_u64(statement, 3),
+	        .size_bytes = db_column_u64(statement, 4),
+	        .alloc_seq = db_column_u64(statement, 5),
+	        .alloc_ns = db_column_u64(statement, 6) + writer->run.ring_start_ns,
+	        .thread = (uint32_t)db_column_u64(statement, 7),
+	        .stretch = db_column_u64(statement, 8),
+	        .phase = (uint8_t)db_column_u64(statement, 9),
+	        .category = (uint8_t)db_column_u64(statement, 10),
+	        .rule = (uint8_t)db_column_u64(statement, 11),
+	        .module = (uint32_t)db_column_u64(statement, 12),
+	        .tensor = (uint32_t)db_column_u64(statement, 13),
+	        .provisional = (flags & FLAG_PROVISIONAL) != 0,
+	        .recompute = (flags & FLAG_RECOMPUTE) != 0,
+	        .shared = (flags & FLAG_SHARED) != 0,
+	        .seen_forward = (flags & FLAG_SEEN_FORWARD) != 0,
+	        .named_input = (flags & FLAG_NAMED_INPUT) != 0,
+	        .stack = (uint32_t)db_column_u64(statement, 15),
+	        .episode = db_column_u64(statement, 16),
+	        .stored = true,
+	};
+}
+
+int writer_each_open(struct writer *writer, int (*each)(void *arg, const struct tag_allocation *allocation), void *arg)
+{
+	sqlite3_stmt *statement;
+	int r = db_prepare(
+	        writer->db,
+	        "SELECT id, device, level, address, size_bytes, alloc_seq, alloc_ns, thread, stretch, phase, category, rule,"
+	        " module, tensor, flags, stack, episode FROM allocation WHERE free_seq IS NULL ORDER BY id",
+	        &statement);
+
+	if (r)
+		return r;
+	while ((r = db_step(writer->db, statement)) == 1) {
+		struct tag_allocation allocation;
+
+		read_allocation(writer, statement, &allocation);
+		r = each(arg, &allocation);
+		if (r)
+			break;
+	}
+	sqlite3_reset(statement);
+	return r;
+}
