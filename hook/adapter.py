@@ -1,0 +1,695 @@
+# The Python adapter: tells the hook which modules and optimizers are at work, and the names of their tensors.
+#
+# Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
+# "<nnmem>" (python.c).  The namespace already holds the C functions enter, leave, push, in_module, current_root, step_open,
+# step_push, step_close, is_on, scaler_update, remember, identify, define, input_storage and note; python.c says what they do.
+#
+# It is a guest in somebody else's program:
+# - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.
+# - It makes no tensor, calls no operator, and reads attributes of tensors with __torch_function__ switched off.
+# - No error of its own reaches the program: each is caught and noted.  KeyboardInterrupt and its kind are not ours and
+#   pass; python.c knows what is open, so they leave nothing unbalanced.
+# - Dynamo may trace the wrappers: each begins with the question that Dynamo answers with True, and then does what
+#   PyTorch's own function does.
+#
+# Ids.  A module is known by an id that stands for (root name, path below the root, class).  When a model dies and another
+# of its kind takes its name, or a loss module is made anew in every step, the new one takes over the ids: what is sent
+# grows with the number of different names, not with the length of the run.
+#
+# The GIL may change hands between any two lines: dictionaries are used by single operations, and a definition that is
+# sent twice does no harm.
+import functools
+import itertools
+import sys
+import weakref
+
+if "t" in getattr(sys, "abiflags", ""):
+    raise RuntimeError("free-threaded interpreters are not supported")
+
+torch = sys.modules["torch"]
+Module = sys.modules["torch.nn.modules.module"].Module
+Optimizer = sys.modules["torch.optim.optimizer"].Optimizer
+GradScaler = getattr(sys.modules.get("torch.amp.grad_scaler") or sys.modules.get("torch.cuda.amp.grad_scaler"), "GradScaler", None)
+Tensor = torch.Tensor
+Parameter = sys.modules["torch.nn.parameter"].Parameter
+TensorBase = getattr(torch._C, "TensorBase", None) or torch._C._TensorBase
+DisableTorchFunction = torch._C.DisableTorchFunction
+data_ptr = TensorBase.data_ptr
+untyped_storage = getattr(TensorBase, "untyped_storage", None) or (lambda tensor: tensor.storage()._untyped())
+no_dispatch = getattr(Tensor, "__torch_dispatch__", None)
+graph_task_id = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+tracing_state = torch._C._get_tracing_state
+
+# What Dynamo takes for True while it traces.  torch.compiler.is_dynamo_compiling is the cheapest: it only says False.
+compiler = sys.modules.get("torch.compiler")
+is_compiling = (getattr(compiler, "is_dynamo_compiling", None) or getattr(compiler, "is_compiling", None)
+                or getattr(torch._utils, "is_compiling", None) or (lambda: False))
+
+# record.h
+DEF_MODULE, DEF_OPTIMIZER, DEF_TENSOR, INFO = 31, 32, 33, 40
+PARAMETER, BUFFER, STATE, GRADIENT = 1, 2, 3, 4
+
+# How much of a call's arguments is looked through for tensors.
+MAX_INPUTS = 64
+MAX_DEPTH = 4
+# step() calls of an optimizer before which gradients are named and after which all states are looked at.
+FIRST_STEPS = 3
+# Elements of a list in an optimizer's state that are named.
+MAX_STATE_LIST = 16
+
+
+def problem(place, error):
+    """An error of ours: noted, once for each place, and forgotten."""
+    try:
+        note(place, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
+    except Exception:
+        pass
+
+
+def text(*fields):
+    return "\0".join(field.replace("\0", "") for field in fields).encode("utf-8", "replace")
+
+
+# ---- tensors
+
+
+def storage_of(tensor):
+    """(address, bytes) of the memory behind a tensor, or None where it has none of its own.  With torch functions off."""
+    kind = type(tensor)
+    if kind is not Tensor and kind is not Parameter and getattr(kind, "__torch_dispatch__", None) is not no_dispatch:
+        # A class of its own behaviour: what is inside a DTensor is an ordinary tensor, others are left alone.
+        tensor = getattr(tensor, "_local_tensor", None) if kind.__name__ == "DTensor" else None
+        if type(tensor) is not Tensor:
+            return None
+    if tensor.layout is not torch.strided:
+        return None
+    try:
+        storage = untyped_storage(tensor)
+        address = storage.data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return None  # a functorch wrapper and the like
+    return (address, storage.nbytes()) if address else None
+
+
+def is_tensor(value):
+    return type(value) is Tensor or Tensor in type(value).__mro__
+
+
+def find_tensors(value, found, depth):
+    """Append to `found` the tensors in nested lists, tuples and dictionaries, whatever their classes do."""
+    kind = type(value)
+    if len(found) >= MAX_INPUTS:
+        return
+    if kind is Tensor or Tensor in kind.__mro__:
+        found.append(value)
+    elif depth > 0:
+        if issubclass(kind, tuple):
+            items = tuple.__iter__(value)
+        elif issubclass(kind, list):
+            items = list.__iter__(value)
+        elif issubclass(kind, dict):
+            items = dict.values(value)
+        else:
+            return
+        for item in itertools.islice(items, MAX_INPUTS):
+            find_tensors(item, found, depth - 1)
+
+
+def shape_of(tensor):
+    return ",".join(map(str, tensor.shape))
+
+
+# ---- what is known
+
+next_id = itertools.count(1).__next__
+ids = {}  # (root name, path, class) -> id
+keys = {}  # the other way round
+roots = {}  # root name -> weak reference to the module that has it
+root_ids = {}  # module id -> id of its root
+knowledge = {}  # id of a root -> Known
+sent = {}  # (module id, kind, name) -> (address, bytes, path): the tensors that were defined
+names = {}  # id(parameter) -> (address, module id, path); true only if the address is
+
+
+class Known:
+    """What was found under a root the last time it was walked."""
+
+    __slots__ = ("name", "owners", "pointers", "again", "calls", "in_vain")
+
+    def __init__(self, name):
+        self.name = name
+        self.owners = ()  # weak references to the modules that have ordinary tensors
+        self.pointers = []  # where those were
+        self.again = False  # something was not ready: walk once more
+        self.calls = 0
+        self.in_vain = 0  # walks for a module that was not found
+
+    def module(self):
+        reference = roots.get(self.name)
+        return reference() if reference is not None else None
+
+
+def class_name(module):
+    kind = type(module)
+    if kind.__name__ == "RecursiveScriptModule":
+        return str(module.original_name)
+    return kind.__name__
+
+
+def inner(module):
+    """The module that the user wrote, where torch.compile has put another around it."""
+    while type(module).__name__ == "OptimizedModule" and type(module).__module__ == "torch._dynamo.eval_frame":
+        module = module._modules["_orig_mod"]
+    return module
+
+
+def name_root(module):
+    """A root's name: its class, numbered where several are alive."""
+    base = class_name(module)
+    mine = weakref.ref(module)
+    for number in itertools.count(1):
+        name = base if number == 1 else f"{base}#{number}"
+        while True:
+            reference = roots.setdefault(name, mine)
+            holder = reference()
+            if holder is module:
+                return name
+            if holder is not None:
+                break
+            # Its holder died.  Another thread may be here too and have taken the name by now: then give it back.
+            taken = roots.pop(name, None)
+            if taken is not None and taken() is not None:
+                roots.setdefault(name, taken)
+
+
+def give_name(number, key, root):
+    """The id stands for (root name, path, class) from now on."""
+    keys[number] = key
+    root_ids[number] = root or number
+    define(DEF_MODULE, number, 0, 0, root or number, 0, text(key[1], key[2], key[0]))
+
+
+def define_module(module, root, root_name, path):
+    """Make a module known under its name, new or left behind by one that died.  root: the id of its root, 0: itself."""
+    key = (root_name, path, class_name(module))
+    number = ids.get(key) or ids.setdefault(key, next_id())
+    if keys.get(number) != key or root_ids.get(number) != (root or number):
+        give_name(number, key, root)
+    remember(module, number)
+    return number
+
+
+def rename_module(module, number, root, root_name, path):
+    """A module that was known by another name keeps its id, unless the new name has one already."""
+    ids.pop(keys.get(number), None)
+    key = (root_name, path, class_name(module))
+    number = ids.setdefault(key, number)
+    give_name(number, key, root)
+    remember(module, number)
+    return number
+
+
+def define_tensor(module, kind, key, path, tensor):
+    """Send a parameter or buffer, unless it is as it was sent."""
+    storage = storage_of(tensor)
+    if storage is None:
+        return
+    now = (*storage, path)
+    names[id(tensor)] = (storage[0], module, path)
+    if sent.get((module, kind, key)) == now:
+        return
+    sent[(module, kind, key)] = now
+    define(DEF_TENSOR, module, *storage, kind, 0, text(path, str(tensor.dtype)[6:], shape_of(tensor), ""))
+
+
+def modules_below(module, path=""):
+    """(path, module) of a module and everything below it, each once, in order; compiled ones are looked through."""
+    seen = set()
+    stack = [(path, module)]
+    while stack:
+        path, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        while (plain := inner(module)) is not module:
+            module = plain
+            seen.add(id(module))
+        children = [(f"{path}.{name}" if path else name, child) for name, child in module._modules.items() if child is not None]
+        stack.extend(reversed(children))
+
+
+def walk(root, root_name):
+    """Define everything under a root; returns its id."""
+    root = inner(root)
+    root_id = define_module(root, 0, root_name, "")
+    known = knowledge.get(root_id) or knowledge.setdefault(root_id, Known(root_name))
+    known.again = False
+    absorbed = set()
+    owners, pointers = [], []
+    for path, outer in modules_below(root):
+        module = inner(outer)
+        number = identify(module)
+        if not number:
+            number = define_module(module, root_id, root_name, path)
+        elif root_ids.get(number) == root_id:
+            if keys[number][2] != class_name(module):  # a lazy module became what it stands for
+                number = rename_module(module, number, 0 if number == root_id else root_id, *keys[number][:2])
+        else:
+            # It belongs to another root, unless that root is itself part of this one: then all of it moves here.
+            if root_ids.get(number) == number:
+                absorbed.add(number)
+                release_root(number)
+            if root_ids.get(number) in absorbed:
+                number = rename_module(module, number, root_id, root_name, path)
+        if outer is not module:
+            remember(outer, number)
+        if walk_tensors(module, number, path, known, pointers):
+            owners.append(weakref.ref(module))
+    known.owners, known.pointers = owners, pointers
+    return root_id
+
+
+def release_root(number):
+    known = knowledge.pop(number, None)
+    if known is not None:
+        roots.pop(known.name, None)
+
+
+def walk_tensors(module, number, path, known, pointers):
+    """Define a module's own parameters and buffers.  Returns whether their pointers alone tell when they move."""
+    ordinary = []
+    plain = True
+    for kind, tensors in ((PARAMETER, module._parameters), (BUFFER, module._buffers)):
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            if not is_tensor(tensor):
+                plain = False
+                continue
+            define_tensor(number, kind, name, f"{path}.{name}" if path else name, tensor)
+            if type(tensor) is Tensor or type(tensor) is Parameter:
+                if tensor.layout is torch.strided:
+                    ordinary.append(data_ptr(tensor))
+                    continue
+            elif "Uninitialized" in type(tensor).__name__:
+                known.again = True  # a lazy module's; it is made in the first forward
+            plain = False
+    if not ordinary or not plain or type(module).__name__ == "RecursiveScriptModule":
+        return False
+    pointers.extend(ordinary)
+    return True
+
+
+def has_moved(known):
+    """Whether a tensor under a root is elsewhere than it was: by .to(), .double(), a load, a new parameter."""
+    pointers = []
+    try:
+        for owner in known.owners:
+            module = owner()
+            if module is None:
+                return True
+            for tensor in module._parameters.values():
+                if tensor is not None:
+                    pointers.append(data_ptr(tensor))
+            for tensor in module._buffers.values():
+                if tensor is not None:
+                    pointers.append(data_ptr(tensor))
+    except Exception:  # not an ordinary tensor any more
+        return True
+    return pointers != known.pointers
+
+
+def refresh(root_id, grad):
+    """Before a root's call: define anew what has moved.  Bounded: without gradients only every eighth call looks."""
+    known = knowledge.get(root_id)
+    if known is None:
+        return
+    known.calls += 1
+    # A power of two: what pointers do not tell (a parameter of a module that had none).
+    if known.again or known.calls & (known.calls - 1) == 0 or ((grad or known.calls % 8 == 0) and has_moved(known)):
+        walk_again(known)
+
+
+def walk_again(known):
+    module = known.module()
+    if module is not None:
+        try:
+            walk(module, known.name)
+        except Exception as error:
+            problem(4, error)
+
+
+# ---- module calls
+
+
+def open_root(module, args, kwargs):
+    """A call that no other module's call encloses."""
+    send_facts()
+    plain = inner(module)
+    number = identify(plain)
+    grad = torch.is_grad_enabled()
+    if tracing_state() is not None:  # torch.jit.trace would record our looking at tensors.
+        push(number or define_module(plain, 0, name_root(plain), ""), True, grad, bool(plain.training))
+        return
+    recompute = graph_task_id() != -1
+    if not number:
+        number = define_module(plain, 0, name_root(plain), "")
+        walk_again(knowledge.setdefault(number, Known(keys[number][0])))
+    elif not recompute:
+        refresh(root_ids[number], grad)
+        number = identify(plain) or number
+    if plain is not module:
+        remember(module, number)
+    push(number, True, grad, bool(plain.training))
+    if not recompute:
+        found = []
+        find_tensors(args, found, MAX_DEPTH)
+        if kwargs:
+            find_tensors(kwargs, found, MAX_DEPTH)
+        for tensor in found:
+            storage = storage_of(tensor)
+            if storage is not None:
+                input_storage(*storage)
+
+
+def open_nested(module):
+    """A call inside another module's call, of a module that is not known."""
+    plain = inner(module)
+    number = identify(plain)
+    root_id = current_root()
+    known = knowledge.get(root_ids.get(root_id, root_id))
+    if not number and known is not None and tracing_state() is None:
+        # Modules that are made on the fly are found nowhere: look for the first few and then ever more rarely.
+        if known.in_vain < 8 or known.in_vain & (known.in_vain - 1) == 0:
+            walk_again(known)
+            number = identify(plain)
+        if not number:
+            known.in_vain += 1
+    if not number:
+        number = define_stray(plain, root_ids.get(root_id, root_id), known)
+    if plain is not module:
+        remember(module, number)
+    push(number, False, False, False)
+
+
+def define_stray(module, root_id, known):
+    """A module that is called inside a root but is no part of it: all of its class go by one name."""
+    if known is None or not root_id:
+        return define_module(module, 0, name_root(module), "")
+    return define_module(module, root_id, known.name, f"({class_name(module)})")
+
+
+def begin(module, args, kwargs):
+    """Called when enter() cannot tell by itself what a call is."""
+    try:
+        with DisableTorchFunction():
+            if in_module():
+                open_nested(module)
+            else:
+                open_root(module, args, kwargs)
+    except Exception as error:
+        problem(0, error)
+
+
+original_call = Module.__call__
+
+
+def _wrapped_call_impl(self, *args, **kwargs):
+    if is_compiling():
+        return original_call(self, *args, **kwargs)
+    try:
+        if enter(self):
+            begin(self, args, kwargs)
+        if self._compiled_call_impl is not None:
+            return self._compiled_call_impl(*args, **kwargs)
+        else:
+            return self._call_impl(*args, **kwargs)
+    finally:
+        leave()
+
+
+def wrapped_call(original):
+    """The function that replaces Module.__call__; for versions whose own does something else than ours repeats."""
+
+    def _wrapped_call_impl(self, *args, **kwargs):
+        if is_compiling():
+            return original(self, *args, **kwargs)
+        try:
+            if enter(self):
+                begin(self, args, kwargs)
+            return original(self, *args, **kwargs)
+        finally:
+            leave()
+
+    return _wrapped_call_impl
+
+
+def new_call():
+    """
+    Module.__call__ with ours around it.  Where PyTorch's is what we know (2.1 to 2.14), ours does itself what that does:
+    a frame less for each module, so no program meets the recursion limit earlier than without us.
+    """
+
+    def known_call(self, *args, **kwargs):
+        if self._compiled_call_impl is not None:
+            return self._compiled_call_impl(*args, **kwargs)
+        else:
+            return self._call_impl(*args, **kwargs)
+
+    ours, theirs = known_call.__code__, getattr(original_call, "__code__", None)
+    same = theirs is not None and all(
+        getattr(ours, part) == getattr(theirs, part)
+        for part in ("co_code", "co_names", "co_varnames", "co_freevars", "co_argcount", "co_kwonlyargcount", "co_flags"))
+    call = _wrapped_call_impl if same and original_call.__defaults__ is None else wrapped_call(original_call)
+    for name in ("__doc__", "__module__", "__annotations__", "__dict__"):
+        value = getattr(original_call, name, None)
+        if value:
+            setattr(call, name, value.copy() if isinstance(value, dict) else value)
+    # Dynamo knows the method by this name; pickle finds it by the qualified one.
+    call.__name__ = getattr(original_call, "__name__", "__call__")
+    call.__qualname__ = "Module.__call__"
+    return call
+
+
+# ---- optimizers
+
+
+class Steps:
+    """What is known of one optimizer; by its id."""
+
+    __slots__ = ("calls", "nr_states", "states")
+
+    def __init__(self):
+        self.calls = 0
+        self.nr_states = -1
+        self.states = 0  # id() of its dictionary of states: load_state_dict() makes another
+
+
+steppers = {}  # optimizer id -> Steps
+alive_optimizers = {}  # (class, number) -> weak reference
+
+
+def define_optimizer(optimizer):
+    """An id for an optimizer; one that died leaves its id to the next of its class."""
+    kind = type(optimizer).__name__
+    for count in itertools.count(1):
+        reference = alive_optimizers.get((kind, count))
+        if reference is None or reference() is None:
+            alive_optimizers[(kind, count)] = weakref.ref(optimizer)
+            break
+    key = (None, count, kind)
+    number = ids.get(key)
+    if number is None:
+        number = ids.setdefault(key, next_optimizer_id())
+        define(DEF_OPTIMIZER, number, 0, 0, 0, 0, text(kind))
+    remember(optimizer, number)
+    steppers[number] = Steps()
+    return number
+
+
+next_optimizer_id = itertools.count(1).__next__
+
+
+def name_of(parameter, group, index):
+    """(module id, path) of a parameter; where no module is known to have it, 0 and its place in the optimizer."""
+    address, module, path = names.get(id(parameter), (0, 0, ""))
+    if address and address == data_ptr_of(parameter):
+        return module, path
+    return 0, f"param_groups[{group}][{index}]"
+
+
+def data_ptr_of(tensor):
+    storage = storage_of(tensor)
+    return storage[0] if storage is not None else 0
+
+
+def parameters_of(optimizer):
+    for group, options in enumerate(optimizer.param_groups):
+        for index, parameter in enumerate(options["params"]):
+            if is_tensor(parameter):
+                yield group, index, parameter
+
+
+def define_gradients(optimizer):
+    for group, index, parameter in parameters_of(optimizer):
+        gradient = parameter.grad if parameter.is_leaf else None
+        storage = storage_of(gradient) if gradient is not None else None
+        if storage is not None:
+            module, path = name_of(parameter, group, index)
+            define(DEF_TENSOR, module, *storage, GRADIENT, 0, text(path, str(gradient.dtype)[6:], shape_of(gradient), ""))
+
+
+def define_states(number, optimizer):
+    states = optimizer.state
+    for group, index, parameter in parameters_of(optimizer):
+        state = states.get(parameter)  # never [parameter]: that would make one
+        if not isinstance(state, dict):
+            continue
+        module, path = name_of(parameter, group, index)
+        for key, value in list(state.items()):
+            if is_tensor(value):
+                define_state(number, module, path, str(key), value)
+            elif type(value) in (list, tuple):
+                for place, item in enumerate(value[:MAX_STATE_LIST]):
+                    if is_tensor(item):
+                        define_state(number, module, path, f"{key}[{place}]", item)
+
+
+def define_state(number, module, path, key, tensor):
+    storage = storage_of(tensor)
+    if storage is None:
+        return
+    now = (*storage, path)
+    if sent.get((number, path, key)) == now:
+        return
+    sent[(number, path, key)] = now
+    define(DEF_TENSOR, module, *storage, STATE, number, text(path, str(tensor.dtype)[6:], shape_of(tensor), key))
+
+
+def step_begins(optimizer):
+    if not is_on():
+        return
+    try:
+        with DisableTorchFunction():
+            send_facts()
+            number = identify(optimizer) or define_optimizer(optimizer)
+            known = steppers[number]
+            known.calls += 1
+            if known.calls <= FIRST_STEPS:
+                define_gradients(optimizer)
+            step_push(number)
+    except Exception as error:
+        problem(1, error)
+
+
+def step_ends(optimizer):
+    try:
+        number = identify(optimizer)
+        known = steppers.get(number)
+        if known is None:
+            return
+        states = optimizer.state
+        nr_states = sum(map(len, states.values()))
+        if known.calls <= FIRST_STEPS or nr_states != known.nr_states or id(states) != known.states:
+            known.nr_states, known.states = nr_states, id(states)
+            with DisableTorchFunction():
+                define_states(number, optimizer)
+    except Exception as error:
+        problem(2, error)
+
+
+def wrap_step(hooked):
+    """An optimizer's step, as Optimizer.profile_hook_step made it, with our scope around it."""
+
+    @functools.wraps(hooked)
+    def wrapper(*args, **kwargs):
+        if is_compiling() or not args:
+            return hooked(*args, **kwargs)
+        try:
+            step_open()
+            step_begins(args[0])
+            try:
+                return hooked(*args, **kwargs)
+            finally:
+                step_ends(args[0])
+        finally:
+            step_close()
+
+    # What the user unwraps is the function that PyTorch wrapped.
+    wrapper.__wrapped__ = getattr(hooked, "__wrapped__", hooked)
+    return wrapper
+
+
+original_hook_step = Optimizer.profile_hook_step
+
+
+@functools.wraps(original_hook_step)
+def profile_hook_step(func):
+    return wrap_step(original_hook_step(func))
+
+
+def wrap_known_optimizers():
+    """Classes of which optimizers were made before we came."""
+    classes = Optimizer.__subclasses__()
+    for kind in classes:
+        classes.extend(other for other in type.__subclasses__(kind) if other not in classes)
+        step = kind.__dict__.get("step")
+        if getattr(step, "hooked", False):
+            kind.step = wrap_step(step)
+
+
+def new_update(original):
+    @functools.wraps(original)
+    def update(*args, **kwargs):
+        if is_compiling():
+            return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        scaler_update()
+        return result
+
+    return update
+
+
+# ---- facts about the run
+
+
+facts_are_due = True
+
+
+def send_facts():
+    """What the run file says of PyTorch; once, when something is recorded and operators run anyway."""
+    global facts_are_due
+    if not facts_are_due:
+        return
+    facts_are_due = False
+    try:
+        version = torch.version
+        facts = {
+            "torch_version": str(torch.__version__),
+            "torch_git": getattr(version, "git_version", None),
+            "cuda": getattr(version, "cuda", None),
+            "python_version": sys.version.split()[0],
+            "cpu_capability": capability(),
+            "num_threads": str(torch.get_num_threads()),
+            "adapter": "attached",
+        }
+        for key, value in facts.items():
+            if value is not None:
+                define(INFO, 0, 0, 0, 0, 0, text(key, str(value)))
+    except Exception as error:
+        problem(3, error)
+
+
+def capability():
+    backend = getattr(torch.backends, "cpu", None)
+    return backend.get_cpu_capability() if backend is not None else None
+
+
+# ---- last, so that an error above leaves PyTorch as it is
+
+Module.__call__ = new_call()
+Optimizer.profile_hook_step = staticmethod(profile_hook_step)
+wrap_known_optimizers()
+if GradScaler is not None:
+    GradScaler.update = new_update(GradScaler.update)
