@@ -1,0 +1,86 @@
+/*
+ * A view: one question that a person asks of a run, answered as text for people and as rows for programs.
+ *
+ * main.c opens the file, reads the run's facts and calls one function of one view.  Views read through store/store.h only;
+ * they print to report->out, through the helpers below wherever a string came from the file.
+ * Errors: a negative errno; -EPIPE when the reader of our output has gone (main.c then ends quietly), otherwise the
+ * sentence is store_message()'s.
+ */
+#ifndef NNMEM_REPORT_VIEW_H
+#define NNMEM_REPORT_VIEW_H
+
+#include "report/arguments.h"
+#include "report/format.h"
+#include "report/json.h"
+#include "store/store.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#define SAFE_TEXT_MAX 1024
+#define NR_SAFE_TEXTS 8
+
+struct report {
+	struct store *store;
+	struct store_run run;
+	const struct arguments *arguments;
+	uint16_t device;      /* the one that is looked at: --device, or the run's peak device */
+	bool has_device;      /* the run used any */
+	char device_name[64]; /* clean */
+	bool device_is_main;  /* spans and the run's peak speak of it */
+	bool several_roots;   /* a layer's name alone does not tell whose it is; set by views that know */
+
+	FILE *out;
+	unsigned width;       /* of a line; never 0 */
+	unsigned table_width; /* tables are cut to; 0: not, since nobody looks at a terminal */
+	bool utf8, colour;
+	struct json_rows rows;
+
+	char safe_texts[NR_SAFE_TEXTS][SAFE_TEXT_MAX]; /* report_safe()'s */
+	unsigned next_safe_text;
+};
+
+struct report_view {
+	const char *name;
+	const char *help; /* one line, for --help */
+	int (*text)(struct report *report);
+	int (*json)(struct report *report);
+};
+
+extern const struct report_view summary_view, timeline_view, peak_view, layers_view, info_view;
+
+/* All views, the default first; a NULL at the end. */
+extern const struct report_view *const report_views[];
+/* NULL: there is none of that name. */
+const struct report_view *report_view_find(const char *name);
+/* "summary, timeline, ..." */
+const char *report_view_names(void);
+
+/* @raw, clean for this terminal; "?" for NULL.  Valid until NR_SAFE_TEXTS more calls. */
+const char *report_safe(struct report *report, const char *raw);
+/* A layer as people say it, clean: "fc1", "Net" for a root, "Net.fc1" when several_roots; "-" for none. */
+const char *report_layer(struct report *report, const char *root, const char *layer);
+/* A heading line. */
+void report_heading(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A line in the colour of trouble, marked so that it is seen without colour too. */
+void report_warning(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Whether the reader of our output is still there: 0, -EPIPE or what writing said. */
+int report_check(struct report *report);
+
+/* What is wrong with the recording, loudest first, as warnings.  Nothing is printed when nothing is wrong. */
+int report_losses(struct report *report);
+/* One sentence on how complete the file is, or NULL for a complete one. */
+const char *report_recovery(const struct store_run *run);
+
+/* Rows that several views begin with: the run's facts; each device. */
+int report_json_run(struct report *report);
+int report_json_devices(struct report *report);
+
+/* Room for a number or size: char buffers of the formatting functions, one a line. */
+typedef char format_buffer[FORMAT_MAX];
+
+/* A size in the units that were asked for. */
+char *report_bytes(const struct report *report, uint64_t bytes, char ret[FORMAT_MAX]);
+
+#endif

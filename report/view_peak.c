@@ -1,0 +1,304 @@
+/*
+ * peak: every block that was alive when there was most, biggest first.  What is not listed is added up in a last line, so
+ * that the list closes to the peak's bytes.
+ */
+#include "report/live.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LIMIT_TEXT 20u
+
+static void print_head(struct report *report, const struct store_device *device, const struct live *live)
+{
+	format_buffer exact, size, blocks, when;
+
+	fprintf(report->out, "Alive at the peak of %s: %s%s bytes%s (%s) in %s blocks\n", report->device_name,
+	        style_begin(STYLE_STRONG, report->colour), format_count(live->bytes, exact),
+	        style_end(STYLE_STRONG, report->colour), report_bytes(report, live->bytes, size),
+	        format_count(live->nr_blocks, blocks));
+	fprintf(report->out, "Step %" PRIu64 ", %s", device->peak_step, phase_name(device->peak_phase));
+	if (live->has_last) {
+		fprintf(report->out, ", %s after the start, by %s of %s", format_duration(live->last_ns, when),
+		        report_bytes(report, live->last_bytes, size), category_words(live->last_category));
+		if (live->last_layer)
+			fprintf(report->out, " for %s", report_layer(report, live->last_root, live->last_layer));
+	}
+	fprintf(report->out, "\n\n");
+}
+
+static int print_categories(struct report *report, const struct live *live)
+{
+	static const struct column columns[] = {
+	        {"", false, false}, {"bytes", true, false}, {"", true, false}, {"", true, false}, {"blocks", true, false}};
+	struct unit unit = unit_for(report->arguments->units, live->bytes);
+	struct column named[5];
+	struct table *table;
+	bool done[NR_CATEGORIES] = {false};
+	format_buffer number;
+	int error;
+
+	for (size_t j = 0; j < 5; j++)
+		named[j] = columns[j];
+	if (unit.bytes > 1)
+		named[2].heading = unit.name;
+	table = table_new(named, 5);
+	for (;;) {
+		unsigned biggest = NR_CATEGORIES;
+
+		for (unsigned i = 0; i < NR_CATEGORIES; i++)
+			if (!done[i] && live->category_blocks[i] &&
+			    (biggest == NR_CATEGORIES || live->category_bytes[i] > live->category_bytes[biggest]))
+				biggest = i;
+		if (biggest == NR_CATEGORIES)
+			break;
+		done[biggest] = true;
+		table_row(table, STYLE_PLAIN);
+		table_cell(table, category_words(biggest));
+		table_cell(table, format_count(live->category_bytes[biggest], number));
+		table_cell(table, unit.bytes > 1 ? format_in_unit(unit, live->category_bytes[biggest], number) : "");
+		table_cell(table, format_share(live->category_bytes[biggest], live->bytes, number));
+		table_cell(table, format_count(live->category_blocks[biggest], number));
+	}
+	error = table_print(table, report->out, report->table_width, report->utf8, report->colour);
+	table_free(table);
+	putc('\n', report->out);
+	return error;
+}
+
+struct listing {
+	struct report *report;
+	struct table *table;
+	struct unit unit;
+	uint64_t total_bytes;
+	uint64_t limit; /* LIMIT_ALL: none */
+	uint64_t listed, listed_bytes;
+};
+
+/* "3 x 5 float32" */
+static const char *shape_words(struct report *report, const struct store_allocation *allocation)
+{
+	char joined[SAFE_TEXT_MAX];
+
+	if (!allocation->shape && !allocation->dtype)
+		return "";
+	snprintf(joined, sizeof(joined), "[%s] %s", allocation->shape ? allocation->shape : "",
+	         allocation->dtype ? allocation->dtype : "");
+	return report_safe(report, joined);
+}
+
+/* "weight", "weight momentum_buffer": what the layer's own column does not say yet. */
+static const char *tensor_words(struct report *report, const struct store_allocation *allocation)
+{
+	const char *name = allocation->parameter;
+	size_t length = allocation->layer ? strlen(allocation->layer) : 0;
+	char joined[SAFE_TEXT_MAX];
+
+	if (!name)
+		return "";
+	if (length && !strncmp(name, allocation->layer, length) && name[length] == '.')
+		name += length + 1;
+	snprintf(joined, sizeof(joined), "%s%s%s", name, allocation->state_key ? " " : "",
+	         allocation->state_key ? allocation->state_key : "");
+	return report_safe(report, joined);
+}
+
+static int each_block(const struct store_allocation *allocation, void *arg)
+{
+	struct listing *listing = arg;
+	struct report *report = listing->report;
+	struct table *table = listing->table;
+	format_buffer number;
+	char step[24];
+
+	if (listing->limit != LIMIT_ALL && listing->listed == listing->limit)
+		return 1;
+	listing->listed++;
+	listing->listed_bytes += allocation->size_bytes;
+	table_row(table, STYLE_PLAIN);
+	table_cell(table, format_count(allocation->size_bytes, number));
+	if (listing->unit.bytes > 1)
+		table_cell(table, format_in_unit(listing->unit, allocation->size_bytes, number));
+	table_cell(table, format_share(allocation->size_bytes, listing->total_bytes, number));
+	table_cell(table, category_words(allocation->category));
+	table_cell(table, report_layer(report, allocation->root, allocation->layer));
+	snprintf(step, sizeof(step), "%" PRIu64, allocation->step);
+	table_cell(table, step);
+	table_cell(table, phase_name(allocation->phase));
+	table_cell(table, tensor_words(report, allocation));
+	table_cell(table, shape_words(report, allocation));
+	return 0;
+}
+
+static int print_blocks(struct report *report, const struct store_device *device, const struct live *live)
+{
+	struct unit unit = unit_for(report->arguments->units, live->bytes);
+	struct column human[] = {
+	        {"bytes", true, false},    {unit.name, true, false}, {"share", true, false},
+	        {"what", false, false},    {"layer", false, true},   {"step", true, false},
+	        {"born in", false, false}, {"tensor", false, true},  {"shape", false, true},
+	};
+	struct column exact[] = {
+	        {"bytes", true, false}, {"share", true, false},    {"what", false, false},  {"layer", false, true},
+	        {"step", true, false},  {"born in", false, false}, {"tensor", false, true}, {"shape", false, true},
+	};
+	struct listing listing = {
+	        .report = report,
+	        .table = unit.bytes > 1 ? table_new(human, 9) : table_new(exact, 8),
+	        .unit = unit,
+	        .total_bytes = live->bytes,
+	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_TEXT : report->arguments->limit,
+	};
+	uint64_t rest = 0;
+	format_buffer number;
+	char words[96];
+	int error;
+
+	/* One more row is not worth a line that says "1 smaller block". */
+	if (listing.limit != LIMIT_ALL && listing.limit + 1 == live->nr_blocks)
+		listing.limit++;
+	error = store_each_live(report->store, report->device, device->peak_seq, each_block, &listing);
+	if (error == 1)
+		error = 0;
+	if (!error && listing.listed < live->nr_blocks) {
+		rest = live->bytes - listing.listed_bytes;
+		table_row(listing.table, STYLE_FAINT);
+		table_cell(listing.table, format_count(rest, number));
+		if (unit.bytes > 1)
+			table_cell(listing.table, format_in_unit(unit, rest, number));
+		table_cell(listing.table, format_share(rest, live->bytes, number));
+		snprintf(words, sizeof(words), "%s smaller blocks", format_count(live->nr_blocks - listing.listed, number));
+		table_cell(listing.table, words);
+	}
+	if (!error)
+		error = table_print(listing.table, report->out, report->table_width, report->utf8, report->colour);
+	table_free(listing.table);
+	if (!error && rest)
+		fprintf(report->out, "%s(--limit all lists them)%s\n", style_begin(STYLE_FAINT, report->colour),
+		        style_end(STYLE_FAINT, report->colour));
+	return error;
+}
+
+static int text(struct report *report)
+{
+	struct store_device device = {0};
+	struct live live = {0};
+	int error;
+
+	if (!report->has_device) {
+		fprintf(report->out, "No tensor was allocated in this run.\n");
+		return report_losses(report);
+	}
+	error = report_losses(report);
+	if (!error)
+		error = report_read_device(report, &device);
+	if (!error)
+		error = live_read(report, report->device, device.peak_seq, &live);
+	if (error)
+		return error;
+	if (live.bytes != device.peak_bytes) {
+		format_buffer sum, peak;
+
+		report_warning(report, "The blocks add up to %s bytes, but the peak was %s: the file is incomplete\n",
+		               format_count(live.bytes, sum), format_count(device.peak_bytes, peak));
+	}
+	print_head(report, &device, &live);
+	error = print_categories(report, &live);
+	if (!error)
+		error = print_blocks(report, &device, &live);
+	live_release(&live);
+	return error ? error : report_check(report);
+}
+
+/* ---- rows */
+
+struct json_listing {
+	struct report *report;
+	uint64_t limit, listed;
+};
+
+static int json_block(const struct store_allocation *allocation, void *arg)
+{
+	struct json_listing *listing = arg;
+	struct json_rows *rows = &listing->report->rows;
+	char device[DEVICE_NAME_MAX];
+
+	if (listing->limit != LIMIT_ALL && listing->listed == listing->limit)
+		return 1;
+	listing->listed++;
+	json_row_begin(rows, "block");
+	json_row_count(rows, "id", allocation->id);
+	json_row_text(rows, "device", device_name(allocation->device, device));
+	json_row_count(rows, "size_bytes", allocation->size_bytes);
+	json_row_text(rows, "category", category_name(allocation->category));
+	json_row_text(rows, "category_rule", category_rule_name(allocation->rule));
+	json_row_bool(rows, "provisional", allocation->provisional);
+	json_row_text(rows, "root", allocation->root);
+	json_row_text(rows, "layer", allocation->layer);
+	json_row_text(rows, "parameter", allocation->parameter);
+	json_row_text(rows, "state_key", allocation->state_key);
+	json_row_text(rows, "shape", allocation->shape);
+	json_row_text(rows, "dtype", allocation->dtype);
+	json_row_count(rows, "step", allocation->step);
+	json_row_text(rows, "phase", phase_name(allocation->phase));
+	json_row_bool(rows, "recompute", allocation->recompute);
+	json_row_count(rows, "thread", allocation->thread);
+	json_row_count(rows, "alloc_seq", allocation->alloc_seq);
+	json_row_count(rows, "alloc_ns", allocation->alloc_ns);
+	if (allocation->free_seq) {
+		json_row_count(rows, "free_seq", allocation->free_seq);
+		json_row_count(rows, "free_ns", allocation->free_ns);
+		json_row_text(rows, "free_phase", phase_name(allocation->free_phase));
+	} else {
+		json_row_null(rows, "free_seq");
+		json_row_null(rows, "free_ns");
+		json_row_null(rows, "free_phase");
+	}
+	return json_row_end(rows);
+}
+
+static int json(struct report *report)
+{
+	struct json_listing listing = {
+	        .report = report,
+	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit,
+	};
+	struct json_rows *rows = &report->rows;
+	struct store_device device;
+	struct live live;
+	int error;
+
+	if (!report->has_device)
+		return 0;
+	error = report_read_device(report, &device);
+	if (!error)
+		error = live_read(report, report->device, device.peak_seq, &live);
+	if (error)
+		return error;
+	json_row_begin(rows, "peak");
+	json_row_text(rows, "device", report->device_name);
+	json_row_count(rows, "peak_bytes", device.peak_bytes);
+	json_row_count(rows, "live_bytes", live.bytes);
+	json_row_count(rows, "blocks", live.nr_blocks);
+	json_row_count(rows, "step", device.peak_step);
+	json_row_text(rows, "phase", phase_name(device.peak_phase));
+	json_row_count(rows, "seq", device.peak_seq);
+	if (live.has_last)
+		json_row_count(rows, "ns", live.last_ns);
+	else
+		json_row_null(rows, "ns");
+	live_release(&live);
+	error = json_row_end(rows);
+	if (!error)
+		error = store_each_live(report->store, report->device, device.peak_seq, json_block, &listing);
+	return error == 1 ? 0 : error;
+}
+
+const struct report_view peak_view = {
+        .name = "peak",
+        .help = "what was alive when there was most, biggest first",
+        .text = text,
+        .json = json,
+};
