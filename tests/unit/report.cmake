@@ -1,0 +1,15 @@
+# The tests of report/.
+nnmem_unit_test(format LIBS nnmem_report)
+nnmem_unit_test(arguments LIBS nnmem_report)
+
+# nnmem-run from a place of its own, beside a library that does nothing.
+set(run_folder ${CMAKE_CURRENT_BINARY_DIR}/run)
+file(WRITE ${run_folder}/empty.c "int nnmem_test_empty;\n")
+add_library(test_run_preload SHARED ${run_folder}/empty.c)
+set_target_properties(test_run_preload PROPERTIES OUTPUT_NAME nnmemhook LIBRARY_OUTPUT_DIRECTORY ${run_folder}/lib)
+nnmem_unit_test(run)
+target_compile_definitions(test_run PRIVATE _GNU_SOURCE RUN_UNDER_TEST="${run_folder}/bin/nnmem-run"
+                           PRELOAD_UNDER_TEST="${run_folder}/lib/libnnmemhook.so")
+add_custom_command(TARGET test_run POST_BUILD COMMAND ${CMAKE_COMMAND} -E make_directory ${run_folder}/bin
+                   COMMAND ${CMAKE_COMMAND} -E copy $<TARGET_FILE:nnmem-run> ${run_folder}/bin/nnmem-run)
+add_dependencies(test_run nnmem-run test_run_preload)

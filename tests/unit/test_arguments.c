@@ -1,0 +1,156 @@
+/* The command line of nnmem-report. */
+#include "report/arguments.h"
+
+#include "report/view.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+
+/* Parse the words after the program's name; the list ends with NULL. */
+#define PARSE(ret, ...) parse((const char *const[]){"nnmem-report", __VA_ARGS__, NULL}, ret)
+
+static int parse(const char *const *words, struct arguments *ret)
+{
+	char copies[12][64];
+	char *argv[13];
+	int argc = 0;
+
+	for (; words[argc]; argc++) {
+		strncpy(copies[argc], words[argc], sizeof(copies[0]) - 1);
+		copies[argc][sizeof(copies[0]) - 1] = '\0';
+		argv[argc] = copies[argc];
+	}
+	argv[argc] = NULL;
+	return arguments_parse(argc, argv, ARGP_SILENT, ret);
+}
+
+static void test_arguments_parse_when_file_only_then_summary_as_text(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(PARSE(&arguments, "run.db"), 0);
+	assert_ptr_equal(arguments.view, &summary_view);
+	assert_int_equal(arguments.format, FORMAT_TEXT);
+	assert_int_equal(arguments.colour, COLOUR_AUTO);
+	assert_int_equal(arguments.units, UNITS_BINARY);
+	assert_true(arguments.limit == LIMIT_DEFAULT);
+	assert_true(arguments.step == STEP_NONE);
+	assert_int_equal(arguments.width, 0);
+	assert_null(arguments.device);
+}
+
+static void test_arguments_parse_when_view_named_then_chosen(void **state)
+{
+	struct arguments arguments;
+
+	for (size_t i = 0; report_views[i]; i++) {
+		assert_int_equal(PARSE(&arguments, report_views[i]->name, "run.db"), 0);
+		assert_ptr_equal(arguments.view, report_views[i]);
+	}
+}
+
+static void test_arguments_parse_when_options_given_then_read(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(
+	        PARSE(&arguments, "timeline", "run.db", "-f", "json", "--step=3", "--limit", "12", "--width=72", "--color=never"),
+	        0);
+	assert_int_equal(arguments.format, FORMAT_JSON);
+	assert_int_equal(arguments.step, 3);
+	assert_int_equal(arguments.limit, 12);
+	assert_int_equal(arguments.width, 72);
+	assert_int_equal(arguments.colour, COLOUR_NEVER);
+	assert_int_equal(PARSE(&arguments, "--limit=all", "--units=MB", "--color", "peak", "run.db"), 0);
+	assert_int_equal(arguments.limit, LIMIT_ALL);
+	assert_int_equal(arguments.units, UNITS_DECIMAL);
+	assert_int_equal(arguments.colour, COLOUR_ALWAYS);
+}
+
+static void test_arguments_parse_when_value_is_wrong_then_says_what_is_allowed(void **state)
+{
+	static const struct {
+		const char *option, *message;
+	} wrong[] = {
+	        {"--format=csv", "--format=csv: formats are text and json"},
+	        {"--step=-1", "--step=-1: a step is a whole number from 0"},
+	        {"--step=", "--step=: a step is a whole number from 0"},
+	        {"--step=99999999999999999999", "--step=99999999999999999999: a step is a whole number from 0"},
+	        {"--limit=0", "--limit=0: a limit is a whole number from 1, or 'all'"},
+	        {"--limit=1x", "--limit=1x: a limit is a whole number from 1, or 'all'"},
+	        {"--width=39", "--width=39: a width is a whole number from 40 to 1000"},
+	        {"--width=1001", "--width=1001: a width is a whole number from 40 to 1000"},
+	        {"--color=red", "--color=red: auto, always or never"},
+	        {"--units=mb", "--units=mb: units are MiB, MB and bytes"},
+	};
+	struct arguments arguments;
+
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		assert_int_equal(PARSE(&arguments, "timeline", "run.db", wrong[i].option), -EINVAL);
+		assert_string_equal(arguments.message, wrong[i].message);
+	}
+}
+
+static void test_arguments_parse_when_no_file_then_refused(void **state)
+{
+	struct arguments arguments;
+	char *argv[] = {(char[]){"nnmem-report"}, NULL};
+
+	assert_int_equal(arguments_parse(1, argv, ARGP_SILENT, &arguments), -EINVAL);
+	assert_non_null(strstr(arguments.message, "no FILE given"));
+	assert_int_equal(PARSE(&arguments, "peak"), -EINVAL);
+	assert_string_equal(arguments.message, "no FILE given for the view 'peak' (a file of that name is './peak')");
+}
+
+static void test_arguments_parse_when_view_is_unknown_then_lists_them(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(PARSE(&arguments, "peaks", "run.db"), -EINVAL);
+	assert_string_equal(arguments.message, "there is no view 'peaks'; views are summary, timeline, peak, layers, info");
+}
+
+static void test_arguments_parse_when_two_files_then_refused(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(PARSE(&arguments, "peak", "a.db", "b.db"), -EINVAL);
+	assert_string_equal(arguments.message, "one FILE at a time: what is 'b.db'?");
+}
+
+static void test_arguments_parse_when_step_without_timeline_then_refused(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(PARSE(&arguments, "peak", "a.db", "--step=1"), -EINVAL);
+	assert_string_equal(arguments.message, "--step is for the view timeline, not for peak");
+}
+
+static void test_arguments_parse_when_option_is_unknown_then_refused(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(PARSE(&arguments, "a.db", "--bogus"), -EINVAL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_arguments_parse_when_file_only_then_summary_as_text),
+	        cmocka_unit_test(test_arguments_parse_when_view_named_then_chosen),
+	        cmocka_unit_test(test_arguments_parse_when_options_given_then_read),
+	        cmocka_unit_test(test_arguments_parse_when_value_is_wrong_then_says_what_is_allowed),
+	        cmocka_unit_test(test_arguments_parse_when_no_file_then_refused),
+	        cmocka_unit_test(test_arguments_parse_when_view_is_unknown_then_lists_them),
+	        cmocka_unit_test(test_arguments_parse_when_two_files_then_refused),
+	        cmocka_unit_test(test_arguments_parse_when_step_without_timeline_then_refused),
+	        cmocka_unit_test(test_arguments_parse_when_option_is_unknown_then_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
