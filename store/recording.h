@@ -39,7 +39,10 @@ int recording_create(struct ring *ring, const struct recording_origin *origin, s
  */
 int recording_reopen(struct db *db, struct ring *ring, struct recording **ret, char *message, size_t message_size);
 
-/* No producer lives any more: slots that were claimed and never published are skipped at once (LOST_TORN). */
+/*
+ * No producer lives any more: slots that were claimed and never published are skipped at once (LOST_TORN), and nothing is
+ * read beyond what is claimed now, whatever a damaged header says later.
+ */
 void recording_producers_gone(struct recording *recording);
 
 /* The name of the run file as the user would write it. */
@@ -50,6 +53,9 @@ const char *recording_path(const struct recording *recording);
  * the ring's tail moves.  Returns the number of slots read, or a negative errno.
  */
 int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t max_slots, bool commit);
+
+/* Slots that were claimed and are not read yet. */
+uint64_t recording_backlog(const struct recording *recording);
 
 /* How the program ended, for when RECORD_END did not say: "signal 9", "killed", ... (copied). */
 int recording_set_ended(struct recording *recording, const char *ended);

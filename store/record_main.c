@@ -1,0 +1,384 @@
+/*
+ * nnmem-record: the process that owns a run file.
+ *
+ * The hook starts it, in its own session and with nothing open, on a ring that already fills.  It reads the ring, commits
+ * at least every COMMIT_NS, and leaves when the program has ended (orderly, by exec, or dead) and everything is in the
+ * file.  It says what it is doing in the ring's header; there is nobody else to talk to.
+ *
+ * Signals that ask a program to end are ignored: whoever ends a job signals all of its processes, and the training may
+ * still need seconds to end by itself.  The recorder ends with it.  SIGKILL is answered by recovery (store/recover.c).
+ *
+ * Files: the ring is unlinked when the run file is complete, or when there could not be one; when writing fails in
+ * mid-run it stays, so that what is in it can be recovered once there is room again.
+ */
+#define _GNU_SOURCE
+#include "store/program.h"
+#include "store/recording.h"
+#include "store/ring_reader.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define COMMIT_NS      UINT64_C(100000000)
+#define SAMPLE_NS      UINT64_C(100000000)
+#define IDLE_AFTER_NS  UINT64_C(1000000000) /* without records for so long: sleep longer */
+#define STUCK_AFTER_NS UINT64_C(100000000)  /* the program said that it ended, but a slot stays unpublished */
+#define SLEEP_BUSY_MS  20
+#define SLEEP_IDLE_MS  100
+#define SLEEP_EXEC_MS  5
+#define SLOTS_PER_MS   2048u /* faster than any program fills a ring: how long a small one may be left alone */
+#define PUMP_SLOTS     (1u << 15)
+#define COMMAND_MAX    (1u << 15)
+#define EXIT_FAILED    1
+#define EXIT_USAGE     2
+
+struct recorder {
+	const char *ring_path;
+	struct ring *ring;
+	size_t ring_bytes;
+	dev_t ring_device;
+	ino_t ring_inode;
+	struct program program;
+	struct recording *recording;
+	uint64_t commit_ns;   /* when the last commit was asked for */
+	uint64_t sample_ns;   /* when the last sample was taken */
+	uint64_t progress_ns; /* when a slot was last read */
+};
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/* ---- the ring */
+
+static int check_ring_file(struct recorder *recorder, int fd)
+{
+	struct stat status;
+
+	if (fstat(fd, &status) != 0)
+		return -errno;
+	if (!S_ISREG(status.st_mode) || status.st_size < (off_t)RING_HEADER_BYTES ||
+	    status.st_size > (off_t)ring_file_bytes(RING_MAX_SLOTS))
+		return -EINVAL;
+	if (status.st_uid != geteuid())
+		return -EPERM;
+	recorder->ring_bytes = (size_t)status.st_size;
+	recorder->ring_device = status.st_dev;
+	recorder->ring_inode = status.st_ino;
+	return 0;
+}
+
+static int map_ring(struct recorder *recorder)
+{
+	int fd = open(recorder->ring_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK);
+	void *memory = MAP_FAILED;
+	int r = fd < 0 ? -errno : check_ring_file(recorder, fd);
+
+	if (!r) {
+		memory = mmap(NULL, recorder->ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		r = memory == MAP_FAILED ? -errno : ring_check(memory, recorder->ring_bytes);
+	}
+	if (fd >= 0)
+		close(fd);
+	if (r) {
+		if (memory != MAP_FAILED)
+			munmap(memory, recorder->ring_bytes);
+		return r;
+	}
+	recorder->ring = memory;
+	return 0;
+}
+
+/* The name may belong to another ring by now: of the program that was exec'ed under the same pid. */
+static void unlink_ring(const struct recorder *recorder)
+{
+	struct stat status;
+
+	if (lstat(recorder->ring_path, &status) == 0 && status.st_dev == recorder->ring_device &&
+	    status.st_ino == recorder->ring_inode)
+		unlink(recorder->ring_path);
+}
+
+static void say_state(struct recorder *recorder, enum ring_recorder state)
+{
+	/* Release pairs with the hook's acquire: path and message are there when the state is. */
+	atomic32_store_release(&recorder->ring->recorder, state);
+}
+
+static void say_failed(struct recorder *recorder, const char *message)
+{
+	snprintf(recorder->ring->message, sizeof(recorder->ring->message), "%s", message);
+	say_state(recorder, RECORDER_FAILED);
+}
+
+/* ---- beginning */
+
+static int64_t rank_of_environment(void)
+{
+	const char *text = getenv("RANK");
+	char *end;
+	long long rank;
+
+	if (!text || !*text)
+		return -1;
+	errno = 0;
+	rank = strtoll(text, &end, 10);
+	return errno == 0 && *end == '\0' && rank >= 0 ? rank : -1;
+}
+
+static int open_recording(struct recorder *recorder, char *message, size_t message_size)
+{
+	static char command[COMMAND_MAX];
+	struct recording_origin origin = {
+	        .out = getenv("NNMEM_OUT"),
+	        .ring_path = recorder->ring_path,
+	        .command = command,
+	        .run_id = getenv("NNMEM_RUN_ID"),
+	        .rank = rank_of_environment(),
+	};
+
+	program_read_command(&recorder->program, command, sizeof(command));
+	return recording_create(recorder->ring, &origin, &recorder->recording, message, message_size);
+}
+
+/* ---- the loop */
+
+static int pump(struct recorder *recorder, bool commit, int64_t *ret_nr_slots)
+{
+	uint64_t now = now_ns();
+	int64_t nr_slots;
+
+	commit |= now - recorder->commit_ns >= COMMIT_NS;
+	nr_slots = recording_pump(recorder->recording, now, PUMP_SLOTS, commit);
+	if (nr_slots < 0)
+		return (int)nr_slots;
+	if (commit)
+		recorder->commit_ns = now;
+	if (nr_slots > 0)
+		recorder->progress_ns = now;
+	*ret_nr_slots = nr_slots;
+	return 0;
+}
+
+static int sample(struct recorder *recorder)
+{
+	uint64_t now = now_ns();
+	uint64_t rss_bytes, peak_rss_bytes;
+
+	if (now - recorder->sample_ns < SAMPLE_NS)
+		return 0;
+	recorder->sample_ns = now;
+	if (!program_read_rss(&recorder->program, &rss_bytes, &peak_rss_bytes))
+		return 0;
+	return recording_sample(recorder->recording, now, rss_bytes, peak_rss_bytes);
+}
+
+/* Nobody writes any more: read everything that is there. */
+static int drain(struct recorder *recorder)
+{
+	int64_t nr_slots;
+	int r;
+
+	recording_producers_gone(recorder->recording);
+	do
+		r = pump(recorder, false, &nr_slots);
+	while (!r && nr_slots > 0);
+	return r;
+}
+
+static int sleep_ms(const struct recorder *recorder, uint32_t producer)
+{
+	int longest = now_ns() - recorder->progress_ns > IDLE_AFTER_NS ? SLEEP_IDLE_MS : SLEEP_BUSY_MS;
+	int safe = (int)(recorder->ring->capacity / SLOTS_PER_MS);
+
+	if (producer == PRODUCER_EXEC)
+		longest = SLEEP_EXEC_MS;
+	return safe < 1 ? 1 : safe < longest ? safe : longest;
+}
+
+/*
+ * What the program's state means when nothing is left to read now: 1 the recording is over.
+ * @producer was read before the last pump, so that everything that belongs to it has been read.
+ */
+static int is_over(struct recorder *recorder, uint32_t producer)
+{
+	int64_t nr_slots;
+	int r = 0;
+
+	switch (producer) {
+	case PRODUCER_ENDED:
+		return recording_backlog(recorder->recording) == 0 || now_ns() - recorder->progress_ns > STUCK_AFTER_NS;
+	case PRODUCER_EXEC:
+		/* exec may still fail: it has not as soon as the memory of the program that called it is gone. */
+		r = pump(recorder, true, &nr_slots);
+		return r ? r : !program_has_mapped(&recorder->program, recorder->ring_device, recorder->ring_inode);
+	default:
+		return 0;
+	}
+}
+
+static int record(struct recorder *recorder)
+{
+	char ended[32];
+	bool dead = false;
+
+	for (;;) {
+		uint32_t producer = atomic32_load_acquire(&recorder->ring->producer);
+		int64_t nr_slots;
+		bool more;
+		int r = pump(recorder, false, &nr_slots);
+
+		if (!r)
+			r = sample(recorder);
+		if (r)
+			return r;
+		if (dead || nr_slots == 0) {
+			r = dead ? 1 : is_over(recorder, producer);
+			if (r < 0)
+				return r;
+			if (r > 0)
+				break;
+		}
+		more = nr_slots == PUMP_SLOTS || (nr_slots > 0 && producer == PRODUCER_ENDED);
+		dead = program_wait(&recorder->program, more ? 0 : sleep_ms(recorder, producer));
+	}
+	if (dead) {
+		program_describe_end(&recorder->program, ended, sizeof(ended));
+		recording_set_ended(recorder->recording, ended);
+	}
+	return drain(recorder);
+}
+
+/* Returns the exit status. */
+static int record_to_the_end(struct recorder *recorder)
+{
+	char message[RING_MESSAGE_MAX];
+	int r = record(recorder);
+
+	if (r) {
+		snprintf(message, sizeof(message), "%s", recording_message(recorder->recording));
+		recording_abandon(recorder->recording, message);
+		say_failed(recorder, message);
+		return EXIT_FAILED;
+	}
+	snprintf(message, sizeof(message), "%s", recording_path(recorder->recording));
+	r = recording_close(recorder->recording);
+	if (r) {
+		char failure[RING_MESSAGE_MAX];
+
+		snprintf(failure, sizeof(failure), "cannot complete %.300s: %s", message, strerror(-r));
+		say_failed(recorder, failure);
+		return EXIT_FAILED;
+	}
+	unlink_ring(recorder); /* First: where the program was the container's first process, nothing runs after it. */
+	say_state(recorder, RECORDER_CLOSED);
+	return EXIT_SUCCESS;
+}
+
+/* ---- main */
+
+static void ignore_signals(void)
+{
+	static const int signals[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGPIPE, SIGALRM,  SIGUSR1,
+	                              SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU, SIGXFSZ, SIGVTALRM};
+	sigset_t none;
+
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		signal(signals[i], SIG_IGN);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL); /* The mask was that of some thread of the program. */
+}
+
+const char *argp_program_version = "nnmem-record " NNMEM_VERSION;
+
+static const struct argp_option options[] = {
+        {"ring", 'r', "PATH", 0, "The ring to read: a file that libnnmemhook.so has made", 0},
+        {0},
+};
+
+static error_t parse_option(int key, char *argument, struct argp_state *state)
+{
+	struct recorder *recorder = state->input;
+
+	switch (key) {
+	case 'r':
+		recorder->ring_path = argument;
+		return 0;
+	case ARGP_KEY_ARG:
+		argp_error(state, "unexpected argument: %s", argument);
+		return EINVAL;
+	case ARGP_KEY_END:
+		if (!recorder->ring_path)
+			argp_error(state, "--ring is missing");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static const struct argp argp = {
+        .options = options,
+        .parser = parse_option,
+        .args_doc = "--ring PATH",
+        .doc = "Write what a program under libnnmemhook.so does with its memory into a run file."
+               "\vThe library starts this program by itself; there is no need to run it by hand.  It ends with the program"
+               " that is recorded.\n\n"
+               "Environment:\n"
+               "  NNMEM_OUT     the run file's name (run.db); %p is the pid, %r RANK, %h the host\n"
+               "  NNMEM_RUN_ID  the id that the files of one run share\n"
+               "  RANK          the rank in a distributed run",
+};
+
+int main(int argc, char **argv)
+{
+	struct recorder recorder = {0};
+	char message[RING_MESSAGE_MAX];
+	int r;
+
+	argp_err_exit_status = EXIT_USAGE;
+	argp_parse(&argp, argc, argv, 0, NULL, &recorder);
+	ignore_signals();
+	r = map_ring(&recorder);
+	if (r) {
+		fprintf(stderr, "nnmem-record: cannot read the ring %s: %s\n", recorder.ring_path,
+		        r == -EINVAL            ? "it is not a ring"
+		        : r == -EPROTONOSUPPORT ? "it was made by another version of nnmem"
+		                                : strerror(-r));
+		return EXIT_FAILED;
+	}
+	if (atomic32_load_acquire(&recorder.ring->recorder) != RECORDER_STARTING) {
+		fprintf(stderr, "nnmem-record: the ring %s has a recorder; nnmem-report takes up what a dead one left\n",
+		        recorder.ring_path);
+		return EXIT_FAILED;
+	}
+	atomic32_store_release(&recorder.ring->recorder_pid, (uint32_t)getpid());
+	program_open(&recorder.program, recorder.ring->pid, recorder.ring->pid_start_ticks);
+	recorder.progress_ns = now_ns();
+	r = open_recording(&recorder, message, sizeof(message));
+	if (r) {
+		fprintf(stderr, "nnmem-record: %s\n", message);
+		unlink_ring(&recorder);
+		say_failed(&recorder, message);
+		r = EXIT_FAILED;
+	} else {
+		snprintf(recorder.ring->run_path, sizeof(recorder.ring->run_path), "%s", recording_path(recorder.recording));
+		say_state(&recorder, RECORDER_READY);
+		r = record_to_the_end(&recorder);
+	}
+	program_close(&recorder.program);
+	munmap(recorder.ring, recorder.ring_bytes);
+	return r;
+}
