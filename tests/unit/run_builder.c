@@ -47,10 +47,11 @@ sqlite3 *builder_create(const char *path)
 	insert_names(db, "step_kind", step_kind_name, 0, NR_STEP_KINDS);
 	insert_names(db, "severity", severity_name, 0, RECORD_SEVERITY_ERROR + 1);
 	insert_names(db, "tensor_kind", tensor_kind_name, RECORD_TENSOR_PARAMETER, RECORD_TENSOR_GRADIENT + 1);
-	builder_exec(
-	        db,
-	        "INSERT INTO run VALUES (1, 'run-1', '0.1.0', 4242, NULL, 'host', 'python train.py', '/dev/shm/gone.ring', 7, "
-	        "1000, 'exit 0', 0, 0, 123456)");
+	builder_exec(db,
+	             "INSERT INTO run (id, run_id, nnmem_version, pid, hostname, command, ring_path, ring_start_ns, "
+	             "start_realtime_ns, "
+	             "ended, last_seq, last_ns, peak_rss_bytes) VALUES (1, 'run-1', '0.1.0', 4242, 'host', 'python train.py', "
+	             "'/dev/shm/gone.ring', 7, 1000, 'exit 0', 0, 0, 123456)");
 	builder_exec(db, "COMMIT");
 	return db;
 }
