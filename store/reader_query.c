@@ -178,8 +178,7 @@ static void query_set_bad(struct query *query, int column, const char *what)
 		return;
 	const char *name = sqlite3_column_name(query->stmt, column);
 
-	query->error =
-	        store_fail(query->store, -EBADMSG, "is damaged: %s of a %s %s", name ? name : "a value", query->name, what);
+	query->error = store_fail(query->store, -EBADMSG, "is damaged: `%s` %s (%s)", name ? name : "a value", what, query->name);
 }
 
 int64_t query_i64(struct query *query, int column)

@@ -133,7 +133,8 @@ int ring_reader_next(struct ring_reader *reader, uint64_t now_ns, struct ring_it
 			reader->position++;
 			return 1;
 		}
-		if (record->stack > RECORD_TEXT_MAX || record_text_slots(record->stack) + UINT64_C(1) > ring_reader_backlog(reader)) {
+		if (record->stack > RECORD_TEXT_MAX ||
+		    record_text_slots(record->stack) + UINT64_C(1) > ring_reader_backlog(reader)) {
 			count_torn(reader); /* Slots are claimed together, so this is damage. */
 			reader->position++;
 			continue;

@@ -14,19 +14,19 @@
 
 struct ring_reader {
 	struct ring *ring;
-	uint32_t capacity;	/* checked copy: the mapping may change under us */
-	uint64_t position;	/* next slot to read, >= ring->tail */
+	uint32_t capacity;         /* checked copy: the mapping may change under us */
+	uint64_t position;         /* next slot to read, >= ring->tail */
 	uint64_t stalled_position; /* slot that was found unpublished, and since when (now_ns of the caller) */
 	uint64_t stalled_since_ns;
-	uint64_t nr_torn;	/* slots taken over */
-	bool producers_gone;	/* no producer lives: unpublished slots are taken over at once */
+	uint64_t nr_torn;    /* slots taken over */
+	bool producers_gone; /* no producer lives: unpublished slots are taken over at once */
 	char text[RECORD_TEXT_MAX + 1];
 };
 
 /* One record as read: copied out of the mapping. */
 struct ring_item {
 	struct record record;
-	const char *text;	/* NUL-terminated, record.stack bytes; NULL without text.  Valid until the next read. */
+	const char *text; /* NUL-terminated, record.stack bytes; NULL without text.  Valid until the next read. */
 };
 
 /*
