@@ -334,6 +334,11 @@ static struct ring *ring_make(const char *directory, uint32_t capacity, uint64_t
 		*ret_error = -error;
 		return NULL;
 	}
+	/*
+	 * The pages are there; enter them into our tables now, a millisecond for 16 MiB, instead of one fault for every 64
+	 * records (15 ns a record).  Linux 5.14 and later; elsewhere the faults come one by one.
+	 */
+	madvise(memory, bytes, MADV_POPULATE_WRITE);
 	ring_format(memory, capacity, clock_ns(CLOCK_REALTIME), clock_ns(CLOCK_MONOTONIC));
 	return memory;
 }
