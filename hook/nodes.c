@@ -56,25 +56,19 @@ static uint32_t learn(struct nodes *nodes, const uint64_t *words)
 {
 	if (atomic32_add_relaxed(&nodes->nr_tries, 1) >= NODES_MAX_TRIES)
 		return 0;
-	for (uint32_t number = 1; number < NODES_WORDS; number++) {
-		/* No node has a number near the end of its range but those that have none (AccumulateGrad, UINT64_MAX). */
-		if (words[number] == UINT64_MAX)
-			continue;
-		for (uint32_t thread = 1; thread < NODES_WORDS; thread++) {
-			uint32_t layout = (number << 8 | thread) + 1;
-			uint32_t module;
+	for (uint32_t layout = 1; layout + NODES_THREAD_DISTANCE < NODES_WORDS; layout++) {
+		uint64_t number = words[layout];
+		uint32_t module;
 
-			if (thread == number || !nodes_find(nodes, words[thread], words[number], &module))
-				continue;
-			if (atomic32_load_relaxed(&nodes->candidate) == layout &&
-			    atomic64_load_relaxed(&nodes->candidate_number) != words[number]) {
-				atomic32_store_relaxed(&nodes->layout, layout);
-				return module;
-			}
-			atomic64_store_relaxed(&nodes->candidate_number, words[number]);
-			atomic32_store_relaxed(&nodes->candidate, layout);
-			return module;
-		}
+		/* AccumulateGrad and others that have no number say UINT64_MAX. */
+		if (number == UINT64_MAX || !nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], number, &module))
+			continue;
+		if (atomic32_load_relaxed(&nodes->candidate) == layout &&
+		    atomic64_load_relaxed(&nodes->candidate_number) != number)
+			atomic32_store_relaxed(&nodes->layout, layout);
+		atomic64_store_relaxed(&nodes->candidate_number, number);
+		atomic32_store_relaxed(&nodes->candidate, layout);
+		return module;
 	}
 	return 0;
 }
@@ -87,6 +81,5 @@ uint32_t nodes_module(struct nodes *nodes, const void *node)
 
 	if (!layout)
 		return learn(nodes, words);
-	layout--;
-	return nodes_find(nodes, words[layout & 0xff], words[layout >> 8], &module) ? module : 0;
+	return nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], words[layout], &module) ? module : 0;
 }

@@ -6,7 +6,11 @@
  * is {tag:40 module:24}: the tag is a hash of the key, so an entry is whole or not there, and one that was overwritten
  * (65 536 nodes later on the same thread) is told; a wrong answer has a chance of 2^-40 a question.
  *
- * Where a Node holds the two numbers is learnt by looking: a pair of words that are the key of an entry can be nothing else.
+ * Where a Node holds its number is learnt by looking for a pair of words that are the key of an entry.  The thread lies a
+ * fixed distance behind the number, because a thread's number is small (the main thread's is 1) and so can be told neither
+ * from a reference count nor from a flag.
+ * Source: torch/csrc/autograd/function.h (node.h since 2.13), 1.13 to 2.14: sequence_nr_, topological_nr_, has_parent_, thread_id_, each in a
+ * word of its own.
  *
  * Thread: any, lock-free.  Signal: safe.  Allocates nothing.
  */
@@ -19,11 +23,12 @@
 #define NODES_ENTRIES    (1u << 16)
 #define NODES_MAX_MODULE ((1u << 24) - 1)
 /* A Node of every version is at least this long. */
-#define NODES_WORDS 12u
+#define NODES_WORDS           12u
+#define NODES_THREAD_DISTANCE 3u
 
 struct nodes {
 	uint64_t entries[NODES_ENTRIES];
-	/* Learnt: {number's word:8 thread's word:8} + 1, 0 unknown; `candidate` was seen once, for number `candidate_number`. */
+	/* Learnt: the word that holds the number, 0 unknown; `candidate` was seen once, for number `candidate_number`. */
 	uint32_t layout;
 	uint32_t candidate;
 	uint64_t candidate_number;

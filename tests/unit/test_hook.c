@@ -1,0 +1,603 @@
+/*
+ * The hook's centre on plain memory: hook/hook.c with the real emit.c and ring reader, and the life of the process in our
+ * hands.  hook.c is included because a thread's state is its own.
+ */
+#include "hook/hook.c"
+
+#include "store/ring_reader.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#define CAPACITY (1u << 16)
+#define CPU      RECORD_DEVICE_CPU
+
+/* ---- the world around hook.c */
+
+static struct hook_page page;
+static struct ring *ring;
+static struct ring_reader *reader;
+static struct record seen[CAPACITY];
+static char texts[64][128]; /* of the first records with text */
+static size_t nr_seen, nr_texts;
+static uint64_t torch_thread;
+static unsigned nr_starts;
+static bool start_succeeds;
+static void (*in_the_middle)(void); /* called once while a record is being written: a signal handler's place */
+
+bool process_start(void)
+{
+	nr_starts++;
+	page.armed = 0;
+	__atomic_store_n(&page.state, start_succeeds ? HOOK_UP : HOOK_DOWN, __ATOMIC_RELEASE);
+	return start_succeeds;
+}
+
+uint64_t hook_torch_thread(void)
+{
+	return __atomic_add_fetch(&torch_thread, 1, __ATOMIC_RELAXED);
+}
+
+static uint64_t fake_now(void)
+{
+	void (*call)(void) = in_the_middle;
+
+	if (call) {
+		in_the_middle = NULL;
+		call();
+	}
+	return 1;
+}
+
+static void fake_pause(uint64_t ns)
+{
+}
+
+static bool fake_alive(uint32_t pid)
+{
+	return true;
+}
+
+static const struct emit_env fake_env = {fake_now, fake_pause, fake_alive};
+
+static int set_up(void **state)
+{
+	ring = aligned_alloc(4096, ring_file_bytes(CAPACITY));
+	reader = malloc(sizeof(*reader));
+	if (!ring || !reader)
+		return -1;
+	memset(ring, 0, ring_file_bytes(CAPACITY));
+	ring_format(ring, CAPACITY, 0, 0);
+	ring_reader_init(reader, ring);
+	page = (struct hook_page){.state = HOOK_UP};
+	hook = (struct hook){.page = &page, .emitter = {.ring = ring, .env = &fake_env}, .record_cpu = true};
+	memset(&this_thread, 0, sizeof(this_thread));
+	memset(&nodes, 0, sizeof(nodes));
+	memset(graph_tasks, 0, sizeof(graph_tasks));
+	torch_thread = 0;
+	nr_starts = 0;
+	start_succeeds = true;
+	in_the_middle = NULL;
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	free(reader);
+	free(ring);
+	return 0;
+}
+
+/* Read all records; those that define threads are left out unless @all. */
+static size_t read_records(bool all)
+{
+	struct ring_item item;
+
+	nr_seen = nr_texts = 0;
+	while (ring_reader_next(reader, 1, &item) > 0) {
+		if (!all && item.record.kind == RECORD_DEF_THREAD)
+			continue;
+		if (item.text && nr_texts < 64)
+			strncpy(texts[nr_texts++], item.text, 127);
+		seen[nr_seen++] = item.record;
+	}
+	ring_reader_release(reader);
+	return nr_seen;
+}
+
+static void report(uint64_t address, int64_t size_bytes)
+{
+	hook_report((void *)(uintptr_t)address, size_bytes, 1000, 2000, CPU, false);
+}
+
+/* ---- reports */
+
+static void test_report_when_allocated_then_record_says_all(void **state)
+{
+	hook_report((void *)0x1000, 64, 164, 264, 0x0301, false);
+	assert_int_equal(read_records(false), 1);
+	assert_int_equal(seen[0].kind, RECORD_ALLOC);
+	assert_int_equal(seen[0].flags, 0);
+	assert_int_equal(seen[0].device, 0x0301);
+	assert_int_equal(seen[0].address, 0x1000);
+	assert_int_equal(seen[0].size, 64);
+	assert_int_equal(seen[0].a, 164);
+	assert_int_equal(seen[0].b, 264);
+	assert_int_equal(seen[0].scope, 0);
+	assert_int_equal(seen[0].thread, 1);
+}
+
+static void test_report_when_freed_then_size_is_positive(void **state)
+{
+	report(0x1000, -64);
+	assert_int_equal(read_records(false), 1);
+	assert_int_equal(seen[0].kind, RECORD_FREE);
+	assert_int_equal(seen[0].size, 64);
+}
+
+static void test_report_when_size_is_0_then_nothing(void **state)
+{
+	report(0x1000, 0);
+	assert_int_equal(read_records(true), 0);
+}
+
+static void test_report_when_shared_then_flagged(void **state)
+{
+	hook_report((void *)0x1000, 64, 0, 64, CPU, true);
+	assert_int_equal(read_records(false), 1);
+	assert_int_equal(seen[0].flags, RECORD_F_SHARED);
+}
+
+static void test_report_when_first_on_thread_then_thread_is_defined_before(void **state)
+{
+	report(0x1000, 64);
+	report(0x2000, 64);
+	assert_int_equal(read_records(true), 3);
+	assert_int_equal(seen[0].kind, RECORD_DEF_THREAD);
+	assert_int_equal(seen[0].thread, 1);
+	assert_int_equal(seen[0].a, syscall(SYS_gettid));
+	assert_string_equal(texts[0], "test_hook");
+}
+
+static void test_report_when_down_then_nothing(void **state)
+{
+	page.state = HOOK_DOWN;
+	report(0x1000, 64);
+	hook.page = NULL;
+	report(0x1000, 64);
+	hook.page = &page;
+	page.state = HOOK_DRAINING;
+	report(0x1000, 64);
+	assert_int_equal(read_records(true), 0);
+	assert_int_equal(nr_starts, 0);
+}
+
+static void test_report_when_armed_then_started_once_and_recorded(void **state)
+{
+	page = (struct hook_page){.state = HOOK_DOWN, .armed = 1};
+	report(0x1000, 64);
+	report(0x2000, 64);
+	assert_int_equal(nr_starts, 1);
+	assert_int_equal(read_records(false), 2);
+}
+
+static void test_report_when_start_fails_then_never_again(void **state)
+{
+	page = (struct hook_page){.state = HOOK_DOWN, .armed = 1};
+	start_succeeds = false;
+	report(0x1000, 64);
+	report(0x2000, 64);
+	assert_int_equal(nr_starts, 1);
+	assert_int_equal(read_records(true), 0);
+	assert_int_equal(this_thread.busy, 0);
+}
+
+static void report_from_handler(void)
+{
+	report(0x9000, 64);
+}
+
+static void test_report_when_hook_is_at_work_on_the_thread_then_counted_as_reentered(void **state)
+{
+	report(0x1000, 64);
+	in_the_middle = report_from_handler;
+	report(0x2000, 64);
+	report(0x3000, 64);
+	assert_int_equal(read_records(false), 3);
+	assert_int_equal(ring->lost[LOST_REENTERED], 1);
+}
+
+static void test_report_when_inside_the_start_then_counted_early(void **state)
+{
+	page = (struct hook_page){.state = HOOK_STARTING};
+	this_thread.busy = 1;
+	report(0x1000, 64);
+	assert_int_equal(hook.nr_early_lost, 1);
+	this_thread.busy = 0;
+}
+
+static void test_report_oom_when_told_then_record(void **state)
+{
+	hook_module_enter(5, true, true, true);
+	hook_report_oom(1 << 30, 10, 20, 0x0001);
+	assert_int_equal(read_records(false), 2);
+	assert_int_equal(seen[1].kind, RECORD_OOM);
+	assert_int_equal(seen[1].size, 1 << 30);
+	assert_int_equal(seen[1].scope, 5);
+	assert_int_equal(seen[1].device, 1);
+}
+
+static void test_everything_when_called_then_errno_is_kept(void **state)
+{
+	errno = 77;
+	report(0x1000, 64);
+	hook_backward_begin(true);
+	hook_node_made(1);
+	hook_backward_end();
+	hook_module_enter(1, true, true, true);
+	hook_module_leave();
+	hook_define(&(struct record){.kind = RECORD_INFO}, "a\0b", 3);
+	assert_int_equal(errno, 77);
+}
+
+/* ---- modules */
+
+static void test_module_when_nested_then_innermost_is_the_scope(void **state)
+{
+	hook_module_enter(1, true, true, false);
+	report(0x1000, 1);
+	hook_module_enter(2, false, false, false);
+	report(0x2000, 2);
+	hook_module_leave();
+	report(0x3000, 3);
+	hook_module_leave();
+	report(0x4000, 4);
+	assert_int_equal(read_records(false), 8);
+	assert_int_equal(seen[0].kind, RECORD_MODULE_ENTER);
+	assert_int_equal(seen[0].scope, 1);
+	assert_int_equal(seen[0].flags, RECORD_F_ROOT | RECORD_F_GRAD);
+	assert_int_equal(seen[1].scope, 1);
+	assert_int_equal(seen[2].flags, 0);
+	assert_int_equal(seen[3].scope, 2);
+	assert_int_equal(seen[4].kind, RECORD_MODULE_LEAVE);
+	assert_int_equal(seen[4].scope, 2);
+	assert_int_equal(seen[4].flags, 0);
+	assert_int_equal(seen[5].scope, 1);
+	assert_int_equal(seen[6].scope, 1);
+	assert_int_equal(seen[6].flags, RECORD_F_ROOT);
+	assert_int_equal(seen[7].scope, 0);
+}
+
+static void test_module_leave_when_nodes_were_made_then_counted_inside(void **state)
+{
+	hook_module_enter(1, true, true, true);
+	hook_node_made(10);
+	hook_module_enter(2, false, false, false);
+	hook_node_made(11);
+	hook_node_made(12);
+	hook_module_leave();
+	hook_module_leave();
+	assert_int_equal(read_records(false), 4);
+	assert_int_equal(seen[2].a, 2);
+	assert_int_equal(seen[3].a, 3);
+}
+
+static void test_module_when_too_deep_then_counted_and_still_paired(void **state)
+{
+	for (uint32_t i = 1; i <= HOOK_MAX_DEPTH + 3; i++)
+		hook_module_enter(i, i == 1, true, true);
+	report(0x1000, 64);
+	for (uint32_t i = 1; i <= HOOK_MAX_DEPTH + 3; i++)
+		hook_module_leave();
+	assert_false(hook_in_module());
+	report(0x2000, 64);
+	assert_int_equal(read_records(false), 2 * HOOK_MAX_DEPTH + 2);
+	assert_int_equal(seen[HOOK_MAX_DEPTH].scope, HOOK_MAX_DEPTH);
+	assert_int_equal(seen[2 * HOOK_MAX_DEPTH].scope, 1);
+	assert_int_equal(seen[2 * HOOK_MAX_DEPTH].flags, RECORD_F_ROOT);
+	assert_int_equal(seen[2 * HOOK_MAX_DEPTH + 1].scope, 0);
+	assert_int_equal(ring->lost[LOST_DEEP], 3);
+}
+
+static void test_module_leave_when_none_is_open_then_nothing(void **state)
+{
+	hook_module_leave();
+	assert_int_equal(read_records(true), 0);
+	assert_false(hook_in_module());
+	hook_module_enter(1, true, true, true);
+	assert_true(hook_in_module());
+}
+
+/* ---- autograd */
+
+struct fake_node {
+	uint64_t words[NODES_WORDS];
+};
+
+static struct fake_node node(uint64_t number, uint64_t thread)
+{
+	return (struct fake_node){.words = {0x7f0000001000, 1, number, 3, 1, thread}};
+}
+
+static void test_node_when_it_runs_then_scope_is_the_module_that_made_it(void **state)
+{
+	struct fake_node first = node(10, 1), second = node(11, 1);
+
+	hook_module_enter(4, true, true, true);
+	hook_node_made(10);
+	hook_module_enter(5, false, false, false);
+	hook_node_made(11);
+	hook_module_leave();
+	hook_module_leave();
+	hook_backward_begin(true);
+	hook_node_begin(NULL, &second);
+	report(0x1000, 64);
+	hook_node_end();
+	report(0x2000, 64);
+	hook_node_begin(NULL, &first);
+	report(0x3000, 64);
+	hook_node_end();
+	hook_backward_end();
+	report(0x4000, 64);
+	assert_int_equal(read_records(false), 10);
+	assert_int_equal(seen[4].kind, RECORD_BACKWARD_BEGIN);
+	assert_int_equal(seen[4].flags, RECORD_F_ACCUMULATE);
+	assert_int_equal(seen[5].scope, 5);
+	assert_int_equal(seen[5].flags, RECORD_F_NODE);
+	assert_int_equal(seen[6].scope, 0);
+	assert_int_equal(seen[6].flags, 0);
+	assert_int_equal(seen[7].scope, 4);
+	assert_int_equal(seen[8].kind, RECORD_BACKWARD_END);
+	assert_int_equal(seen[9].flags, 0);
+}
+
+/* Recomputation, and double backward: what is made while a node runs belongs to the node's module, or to one called in it. */
+static void test_node_when_it_makes_nodes_then_they_inherit_its_module(void **state)
+{
+	struct fake_node outer = node(10, 1), inner = node(12, 1), learnt = node(11, 1);
+	uint32_t module = 0;
+
+	hook_module_enter(4, true, true, true);
+	hook_node_made(10);
+	hook_node_made(11);
+	hook_module_leave();
+	hook_backward_begin(true);
+	hook_node_begin(NULL, &learnt);
+	hook_node_end();
+	hook_node_begin(NULL, &outer);
+	hook_node_made(12);
+	assert_true(nodes_find(&nodes, 1, 12, &module));
+	assert_int_equal(module, 4);
+	hook_module_enter(6, true, true, true);
+	report(0x1000, 64);
+	hook_module_leave();
+	hook_node_begin(NULL, &inner);
+	report(0x2000, 64);
+	hook_node_end();
+	hook_node_end();
+	hook_backward_end();
+	assert_int_equal(read_records(false), 8);
+	assert_int_equal(seen[3].kind, RECORD_MODULE_ENTER);
+	assert_true(seen[3].flags & RECORD_F_NODE);
+	assert_int_equal(seen[4].scope, 6);
+	assert_int_equal(seen[4].flags, RECORD_F_NODE);
+	assert_int_equal(seen[6].scope, 4);
+}
+
+static void test_node_made_when_outside_everything_then_forward_once_until_backward(void **state)
+{
+	hook_node_made(1);
+	hook_node_made(2);
+	hook_backward_begin(true);
+	hook_node_made(3);
+	hook_backward_end();
+	hook_node_made(4);
+	hook_optimizer_begin(9);
+	hook_node_made(5);
+	hook_optimizer_end();
+	hook_node_made(6);
+	assert_int_equal(read_records(false), 7);
+	assert_int_equal(seen[0].kind, RECORD_FORWARD);
+	assert_int_equal(seen[1].kind, RECORD_BACKWARD_BEGIN);
+	assert_int_equal(seen[2].kind, RECORD_BACKWARD_END);
+	assert_int_equal(seen[3].kind, RECORD_FORWARD);
+	assert_int_equal(seen[4].kind, RECORD_OPTIMIZER_BEGIN);
+	assert_int_equal(seen[5].kind, RECORD_OPTIMIZER_END);
+	assert_int_equal(seen[5].scope, 9);
+	assert_int_equal(seen[6].kind, RECORD_FORWARD);
+}
+
+static void test_node_made_when_a_root_forward_came_before_then_no_forward(void **state)
+{
+	hook_module_enter(1, true, true, true);
+	hook_node_made(1);
+	hook_module_leave();
+	hook_node_made(2); /* the loss */
+	assert_int_equal(read_records(false), 2);
+	hook_module_enter(1, true, false, false);
+	hook_module_leave();
+	hook_backward_begin(true);
+	hook_backward_end();
+	hook_module_enter(1, true, false, false); /* without gradients */
+	hook_module_leave();
+	hook_node_made(3);
+	assert_int_equal(read_records(false), 7);
+	assert_int_equal(seen[6].kind, RECORD_FORWARD);
+}
+
+struct worker {
+	const void *task;
+	const void *node;
+	bool says_so;
+};
+
+static void *work(void *arg)
+{
+	const struct worker *worker = arg;
+
+	if (worker->says_so)
+		hook_autograd_worker();
+	for (int i = 0; i < 2; i++) {
+		hook_node_begin(worker->task, worker->node);
+		report(0x5000, 64);
+		hook_node_end();
+	}
+	return NULL;
+}
+
+static void run_worker(const void *task, const void *running, bool says_so)
+{
+	struct worker worker = {task, running, says_so};
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, work, &worker), 0);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
+static void test_worker_when_it_runs_nodes_then_caller_is_named_once(void **state)
+{
+	struct fake_node running = node(10, 1);
+	const void *task = (const void *)0x7f0000401230;
+
+	hook_backward_begin(true);
+	hook_graph_task(task);
+	run_worker(task, &running, true);
+	hook_backward_end();
+	assert_int_equal(read_records(true), 7);
+	assert_int_equal(seen[2].kind, RECORD_DEF_THREAD);
+	assert_int_equal(seen[2].thread, 2);
+	assert_int_equal(seen[2].flags, RECORD_F_AUTOGRAD);
+	assert_int_equal(seen[3].kind, RECORD_WORKER);
+	assert_int_equal(seen[3].thread, 2);
+	assert_int_equal(seen[3].a, 1);
+	assert_int_equal(seen[4].kind, RECORD_ALLOC);
+	assert_int_equal(seen[5].kind, RECORD_ALLOC);
+	assert_int_equal(seen[5].flags, RECORD_F_NODE);
+	assert_int_equal(seen[6].kind, RECORD_BACKWARD_END);
+}
+
+static void test_worker_when_task_is_unknown_then_it_works_for_nobody_known(void **state)
+{
+	struct fake_node running = node(10, 1);
+
+	run_worker((const void *)0x7f0000401230, &running, false);
+	assert_int_equal(read_records(true), 4);
+	assert_int_equal(seen[0].flags, 0);
+	assert_int_equal(seen[1].kind, RECORD_WORKER);
+	assert_true(seen[1].a == RECORD_NO_THREAD);
+}
+
+/* ---- words and marks */
+
+static void test_define_when_called_then_text_and_thread_are_filled(void **state)
+{
+	hook_define(&(struct record){.kind = RECORD_DEF_OPTIMIZER, .scope = 3}, "SGD", 3);
+	assert_int_equal(read_records(false), 1);
+	assert_int_equal(seen[0].scope, 3);
+	assert_int_equal(seen[0].thread, 1);
+	assert_string_equal(texts[0], "SGD");
+}
+
+static void test_note_when_called_twice_then_once(void **state)
+{
+	uint8_t once = 0;
+
+	for (int i = 0; i < 2; i++)
+		hook_note(&once, RECORD_SEVERITY_DEGRADED, "%s: %d of %lu%%", "text", -5, 7ul);
+	assert_int_equal(read_records(false), 1);
+	assert_int_equal(seen[0].kind, RECORD_NOTE);
+	assert_int_equal(seen[0].a, RECORD_SEVERITY_DEGRADED);
+	assert_string_equal(texts[0], "text: -5 of 7%");
+}
+
+static void test_others_when_called_then_their_records(void **state)
+{
+	hook_scaler_update();
+	hook_input(0x1000, 99);
+	hook_mark(RECORD_MARK_PHASE_BEGIN, PHASE_OPTIMIZER);
+	assert_int_equal(read_records(false), 3);
+	assert_int_equal(seen[0].kind, RECORD_SCALER_UPDATE);
+	assert_int_equal(seen[1].kind, RECORD_INPUT);
+	assert_int_equal(seen[1].address, 0x1000);
+	assert_int_equal(seen[1].size, 99);
+	assert_int_equal(seen[2].kind, RECORD_MARK_PHASE_BEGIN);
+	assert_int_equal(seen[2].a, PHASE_OPTIMIZER);
+}
+
+/* ---- many threads */
+
+#define NR_THREADS 4
+#define NR_REPORTS 2000
+
+static void *report_much(void *arg)
+{
+	for (uint64_t i = 1; i <= NR_REPORTS; i++) {
+		hook_module_enter((uint32_t)i, true, true, true);
+		report((uint64_t)(uintptr_t)arg + i, (int64_t)i);
+		hook_node_made(i);
+		hook_module_leave();
+	}
+	return NULL;
+}
+
+static void test_report_when_many_threads_then_all_arrive_in_each_threads_order(void **state)
+{
+	uint64_t last[NR_THREADS + 1] = {0};
+	pthread_t threads[NR_THREADS];
+	size_t nr_records;
+
+	for (size_t i = 0; i < NR_THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, report_much, (void *)((i + 1) << 20)), 0);
+	for (size_t i = 0; i < NR_THREADS; i++)
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+	nr_records = read_records(false);
+	assert_int_equal(nr_records, NR_THREADS * NR_REPORTS * 3);
+	for (size_t i = 0; i < nr_records; i++) {
+		assert_in_range(seen[i].thread, 1, NR_THREADS);
+		if (seen[i].kind != RECORD_ALLOC)
+			continue;
+		assert_int_equal(seen[i].size, ++last[seen[i].thread]);
+		assert_int_equal(seen[i].scope, seen[i].size);
+	}
+	for (size_t i = 1; i <= NR_THREADS; i++)
+		assert_int_equal(last[i], NR_REPORTS);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+	        TEST(test_report_when_allocated_then_record_says_all),
+	        TEST(test_report_when_freed_then_size_is_positive),
+	        TEST(test_report_when_size_is_0_then_nothing),
+	        TEST(test_report_when_shared_then_flagged),
+	        TEST(test_report_when_first_on_thread_then_thread_is_defined_before),
+	        TEST(test_report_when_down_then_nothing),
+	        TEST(test_report_when_armed_then_started_once_and_recorded),
+	        TEST(test_report_when_start_fails_then_never_again),
+	        TEST(test_report_when_hook_is_at_work_on_the_thread_then_counted_as_reentered),
+	        TEST(test_report_when_inside_the_start_then_counted_early),
+	        TEST(test_report_oom_when_told_then_record),
+	        TEST(test_everything_when_called_then_errno_is_kept),
+	        TEST(test_module_when_nested_then_innermost_is_the_scope),
+	        TEST(test_module_leave_when_nodes_were_made_then_counted_inside),
+	        TEST(test_module_when_too_deep_then_counted_and_still_paired),
+	        TEST(test_module_leave_when_none_is_open_then_nothing),
+	        TEST(test_node_when_it_runs_then_scope_is_the_module_that_made_it),
+	        TEST(test_node_when_it_makes_nodes_then_they_inherit_its_module),
+	        TEST(test_node_made_when_outside_everything_then_forward_once_until_backward),
+	        TEST(test_node_made_when_a_root_forward_came_before_then_no_forward),
+	        TEST(test_worker_when_it_runs_nodes_then_caller_is_named_once),
+	        TEST(test_worker_when_task_is_unknown_then_it_works_for_nobody_known),
+	        TEST(test_define_when_called_then_text_and_thread_are_filled),
+	        TEST(test_note_when_called_twice_then_once),
+	        TEST(test_others_when_called_then_their_records),
+	        TEST(test_report_when_many_threads_then_all_arrive_in_each_threads_order),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
