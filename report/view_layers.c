@@ -311,8 +311,8 @@ static int print_tree(struct report *report, struct tree *tree, size_t *order)
 		}
 	add_row(&printing, STYLE_STRONG, "total", "");
 	add_numbers(&printing, printing.totals, false, 0, 0);
-	fprintf(report->out, " %s", printing.unit.bytes > 1 ? printing.unit.name : "bytes");
-	fprintf(report->out, ", each layer without those below it; fwd and bwd peak: all that was alive while it ran\n");
+	fprintf(report->out, "%s, each layer without those below it; fwd and bwd peak: all that was alive while it ran\n",
+	        printing.unit.bytes > 1 ? printing.unit.name : "Bytes");
 	error = table_print(printing.table, report->out, report->table_width, report->utf8, report->colour);
 	table_free(printing.table);
 	if (empty)
@@ -359,7 +359,7 @@ static int text(struct report *report)
 	if (!error) {
 		mark_holders(&tree);
 		report->several_roots = has_several_roots(&tree);
-		fprintf(report->out, "Layers on %s in step %" PRIu64 ", the one with the peak:", report->device_name,
+		fprintf(report->out, "Layers on %s in step %" PRIu64 ", the one with the peak\n", report->device_name,
 		        device.peak_step);
 		error = print_tree(report, &tree, order);
 	}

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define LIMIT_TEXT 20u
+#define WIDE       100u /* columns of a line with room for everything */
 
 static void print_head(struct report *report, const struct store_device *device, const struct live *live)
 {
@@ -71,6 +72,7 @@ static int print_categories(struct report *report, const struct live *live)
 struct listing {
 	struct report *report;
 	struct table *table;
+	bool human, shapes; /* columns that a narrow terminal has no room for */
 	struct unit unit;
 	uint64_t total_bytes;
 	uint64_t limit; /* LIMIT_ALL: none */
@@ -119,7 +121,7 @@ static int each_block(const struct store_allocation *allocation, void *arg)
 	listing->listed_bytes += allocation->size_bytes;
 	table_row(table, STYLE_PLAIN);
 	table_cell(table, format_count(allocation->size_bytes, number));
-	if (listing->unit.bytes > 1)
+	if (listing->human)
 		table_cell(table, format_in_unit(listing->unit, allocation->size_bytes, number));
 	table_cell(table, format_share(allocation->size_bytes, listing->total_bytes, number));
 	table_cell(table, category_words(allocation->category));
@@ -128,25 +130,22 @@ static int each_block(const struct store_allocation *allocation, void *arg)
 	table_cell(table, step);
 	table_cell(table, phase_name(allocation->phase));
 	table_cell(table, tensor_words(report, allocation));
-	table_cell(table, shape_words(report, allocation));
+	if (listing->shapes)
+		table_cell(table, shape_words(report, allocation));
 	return 0;
 }
 
 static int print_blocks(struct report *report, const struct store_device *device, const struct live *live)
 {
 	struct unit unit = unit_for(report->arguments->units, live->bytes);
-	struct column human[] = {
-	        {"bytes", true, false},    {unit.name, true, false}, {"share", true, false},
-	        {"what", false, false},    {"layer", false, true},   {"step", true, false},
-	        {"born in", false, false}, {"tensor", false, true},  {"shape", false, true},
-	};
-	struct column exact[] = {
-	        {"bytes", true, false}, {"share", true, false},    {"what", false, false},  {"layer", false, true},
-	        {"step", true, false},  {"born in", false, false}, {"tensor", false, true}, {"shape", false, true},
-	};
+	bool wide = !report->table_width || report->table_width >= WIDE;
+	bool human = wide && unit.bytes > 1;
+	struct column columns[9];
+	size_t nr_columns = 0;
 	struct listing listing = {
 	        .report = report,
-	        .table = unit.bytes > 1 ? table_new(human, 9) : table_new(exact, 8),
+	        .human = human,
+	        .shapes = wide,
 	        .unit = unit,
 	        .total_bytes = live->bytes,
 	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_TEXT : report->arguments->limit,
@@ -156,6 +155,18 @@ static int print_blocks(struct report *report, const struct store_device *device
 	char words[96];
 	int error;
 
+	columns[nr_columns++] = (struct column){"bytes", true, false};
+	if (human)
+		columns[nr_columns++] = (struct column){unit.name, true, false};
+	columns[nr_columns++] = (struct column){"share", true, false};
+	columns[nr_columns++] = (struct column){"what", false, false};
+	columns[nr_columns++] = (struct column){"layer", false, true};
+	columns[nr_columns++] = (struct column){"step", true, false};
+	columns[nr_columns++] = (struct column){"born in", false, false};
+	columns[nr_columns++] = (struct column){"tensor", false, true};
+	if (wide)
+		columns[nr_columns++] = (struct column){"shape", false, true};
+	listing.table = table_new(columns, nr_columns);
 	/* One more row is not worth a line that says "1 smaller block". */
 	if (listing.limit != LIMIT_ALL && listing.limit + 1 == live->nr_blocks)
 		listing.limit++;
@@ -166,7 +177,7 @@ static int print_blocks(struct report *report, const struct store_device *device
 		rest = live->bytes - listing.listed_bytes;
 		table_row(listing.table, STYLE_FAINT);
 		table_cell(listing.table, format_count(rest, number));
-		if (unit.bytes > 1)
+		if (human)
 			table_cell(listing.table, format_in_unit(unit, rest, number));
 		table_cell(listing.table, format_share(rest, live->bytes, number));
 		snprintf(words, sizeof(words), "%s smaller blocks", format_count(live->nr_blocks - listing.listed, number));

@@ -16,7 +16,7 @@
 #define CHART_MIN_COLUMNS 20u
 #define COLUMNS_PER_STEP  6u /* below that the phases in it cannot be told apart */
 #define LIMIT_TEXT        5u
-#define BATCH_STEPS       2048u
+#define BATCH_STEPS       16384u
 
 /* ---- rows: steps with their phases */
 
