@@ -7,7 +7,6 @@ is read byte by byte.  Nothing of nnmem's own reading code is used.
 import dataclasses
 import os
 import pathlib
-import signal
 import sqlite3
 import struct
 import subprocess
@@ -205,4 +204,12 @@ def recorders_of(pid):
     return found
 
 
-SIGNALS = {name: getattr(signal, name) for name in ("SIGKILL", "SIGABRT", "SIGSEGV", "SIGTERM")}
+def rings_of(pid):
+    """Rings of process @pid that lie in memory."""
+    folders = [os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"]
+    return [ring for folder in folders if folder for ring in pathlib.Path(folder).glob(f"nnmem-*-{pid}-*.ring")]
+
+
+def wait_until_alone(pid):
+    """Until no recorder works for process @pid any more."""
+    wait_until(lambda: not recorders_of(pid), 15, f"the recorder of {pid} leaves")

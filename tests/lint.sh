@@ -1,0 +1,40 @@
+#!/bin/bash
+# usage: lint.sh format|tidy|cppcheck BUILD    What can be said of the C sources without running them.
+# BUILD holds compile_commands.json.  Exit status 0: nothing to say; 77: the tool is not installed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+build=$2
+case $1 in
+format) tool=clang-format ;;
+tidy) tool=clang-tidy ;;
+*) tool=$1 ;;
+esac
+command -v "$tool" >/dev/null || {
+    echo "skipped: no $tool"
+    exit 77
+}
+mapfile -t sources < <(git ls-files '*.c' '*.h')
+
+case $1 in
+format)
+    clang-format --dry-run -Werror "${sources[@]}"
+    ;;
+tidy)
+    # Only what is built: flags come from the build.
+    python3 -c '
+import json, os, sys
+root = os.getcwd() + "/"
+files = {entry["file"] for entry in json.load(open(sys.argv[1]))}
+print("\n".join(sorted(f for f in files if f.startswith(root) and not f.startswith(root + "build/"))))
+' "$build/compile_commands.json" | xargs -P2 -n1 clang-tidy -p "$build" --quiet 2> >(grep -v 'warnings\? generated' >&2)
+    ;;
+cppcheck)
+    mapfile -t sources < <(git ls-files '*.c')
+    cppcheck --quiet --inline-suppr --enable=warning,performance,portability --std=c11 --error-exitcode=1 -j2 \
+        -Iinclude -I. --suppress=missingIncludeSystem "${sources[@]}"
+    ;;
+*)
+    sed -n '2,3s/^# //p' "$0" >&2
+    exit 2
+    ;;
+esac
