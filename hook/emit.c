@@ -10,7 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-#define PAUSE_NS UINT64_C(50000)
+#define PAUSE_NS       UINT64_C(50000)
 #define WORDS_PER_SLOT (sizeof(struct record) / sizeof(uint64_t))
 
 static uint64_t default_now_ns(void)
@@ -24,7 +24,7 @@ static uint64_t default_now_ns(void)
 static void default_pause_ns(uint64_t ns)
 {
 	int saved_errno = errno;
-	struct timespec pause = { .tv_sec = (time_t)(ns / UINT64_C(1000000000)), .tv_nsec = (long)(ns % UINT64_C(1000000000)) };
+	struct timespec pause = {.tv_sec = (time_t)(ns / UINT64_C(1000000000)), .tv_nsec = (long)(ns % UINT64_C(1000000000))};
 
 	nanosleep(&pause, NULL); /* A signal cuts it short: the caller measures time itself. */
 	errno = saved_errno;
@@ -40,9 +40,9 @@ static bool default_recorder_alive(uint32_t pid)
 }
 
 const struct emit_env emit_env_default = {
-	.now_ns = default_now_ns,
-	.pause_ns = default_pause_ns,
-	.recorder_alive = default_recorder_alive,
+        .now_ns = default_now_ns,
+        .pause_ns = default_pause_ns,
+        .recorder_alive = default_recorder_alive,
 };
 
 void ring_format(void *memory, uint32_t capacity, uint64_t start_realtime_ns, uint64_t start_monotonic_ns)
@@ -152,7 +152,7 @@ union slot {
 
 bool emit_record(struct emitter *emitter, const struct record *record)
 {
-	union slot slot = { .record = *record };
+	union slot slot = {.record = *record};
 	uint64_t position;
 
 	slot.record.time_ns = emitter->env->now_ns();
@@ -163,7 +163,7 @@ bool emit_record(struct emitter *emitter, const struct record *record)
 
 bool emit_record_text(struct emitter *emitter, const struct record *record, const char *text, uint32_t text_bytes)
 {
-	union slot slot = { .record = *record };
+	union slot slot = {.record = *record};
 	uint32_t nr_text_slots;
 	uint64_t position;
 	bool published;
@@ -179,7 +179,7 @@ bool emit_record_text(struct emitter *emitter, const struct record *record, cons
 	for (uint32_t i = 0; i < nr_text_slots; i++) {
 		uint32_t done = i * RECORD_TEXT_BYTES;
 		uint32_t piece = text_bytes - done < RECORD_TEXT_BYTES ? text_bytes - done : RECORD_TEXT_BYTES;
-		union slot continuation = { .text = { .record_seq = position + 1, .kind = RECORD_TEXT } };
+		union slot continuation = {.text = {.record_seq = position + 1, .kind = RECORD_TEXT}};
 
 		memcpy(continuation.text.bytes, text + done, piece);
 		published &= publish(emitter->ring, position + 1 + i, continuation.words);

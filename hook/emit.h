@@ -12,7 +12,7 @@
 #include <stdbool.h>
 
 /* How long producers may wait for a full ring: once, until `tail` moves, and all waits of a run together. */
-#define EMIT_WAIT_NS UINT64_C(10000000)
+#define EMIT_WAIT_NS       UINT64_C(10000000)
 #define EMIT_WAIT_TOTAL_NS UINT64_C(1000000000)
 
 /*
@@ -20,9 +20,9 @@
  * Both functions must be async-signal-safe and keep errno.
  */
 struct emit_env {
-	uint64_t (*now_ns)(void);		/* CLOCK_MONOTONIC */
-	void (*pause_ns)(uint64_t ns);		/* let the recorder run; at most about @ns */
-	bool (*recorder_alive)(uint32_t pid);	/* asked only when the ring is full */
+	uint64_t (*now_ns)(void);             /* CLOCK_MONOTONIC */
+	void (*pause_ns)(uint64_t ns);        /* let the recorder run; at most about @ns */
+	bool (*recorder_alive)(uint32_t pid); /* asked only when the ring is full */
 };
 
 /* The real world: clock_gettime, nanosleep, kill(pid, 0). */
@@ -32,9 +32,9 @@ extern const struct emit_env emit_env_default;
 struct emitter {
 	struct ring *ring;
 	const struct emit_env *env;
-	uint64_t waited_ns;		/* all waits so far; atomic */
-	uint64_t gave_up_tail;		/* tail + 1 at the last wait in vain, 0: none; atomic: no waiting until tail moves */
-	uint64_t recorder_dead;		/* 1: found dead when the ring was full; atomic */
+	uint64_t waited_ns;     /* all waits so far; atomic */
+	uint64_t gave_up_tail;  /* tail + 1 at the last wait in vain, 0: none; atomic: no waiting until tail moves */
+	uint64_t recorder_dead; /* 1: found dead when the ring was full; atomic */
 };
 
 /*

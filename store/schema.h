@@ -3,7 +3,7 @@
 #define NNMEM_STORE_SCHEMA_H
 
 #define SCHEMA_APPLICATION_ID 1852730733u /* PRAGMA application_id */
-#define SCHEMA_VERSION 1u		  /* PRAGMA user_version */
+#define SCHEMA_VERSION        1u          /* PRAGMA user_version */
 
 extern const char store_schema_sql[];
 

@@ -18,7 +18,7 @@
 
 /* What a record says.  The comment names the fields it uses besides seq, time_ns, kind and thread; others are 0. */
 enum record_kind {
-	RECORD_NONE = 0,		/* never written */
+	RECORD_NONE = 0, /* never written */
 
 	/*
 	 * Reports.  device, flags: NODE, SHARED and the level (record_level()), stack, scope, address, size (> 0, bytes),
@@ -26,7 +26,7 @@ enum record_kind {
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,
-	RECORD_OOM = 3,			/* device, size = bytes asked for, a, b: totals; address 0 */
+	RECORD_OOM = 3, /* device, size = bytes asked for, a, b: totals; address 0 */
 
 	/*
 	 * Scopes of the thread that sends them; they nest.
@@ -41,9 +41,9 @@ enum record_kind {
 	RECORD_BACKWARD_END = 13,
 	RECORD_OPTIMIZER_BEGIN = 14,
 	RECORD_OPTIMIZER_END = 15,
-	RECORD_SCALER_UPDATE = 16,	/* GradScaler.update returned */
-	RECORD_WORKER = 17,		/* this autograd worker now works for thread a (RECORD_NO_THREAD: for nobody) */
-	RECORD_INPUT = 18,		/* address = storage of a tensor given to a root module call; size = its bytes */
+	RECORD_SCALER_UPDATE = 16, /* GradScaler.update returned */
+	RECORD_WORKER = 17,        /* this autograd worker now works for thread a (RECORD_NO_THREAD: for nobody) */
+	RECORD_INPUT = 18,         /* address = storage of a tensor given to a root module call; size = its bytes */
 	/*
 	 * An autograd node was made on this thread outside every module call, backward and step(), and no root module call
 	 * with gradients on has been made since the thread's last backward or step(): functional code begins its forward here.
@@ -51,17 +51,17 @@ enum record_kind {
 	RECORD_FORWARD = 19,
 
 	/* Manual marks (nnmem.h). */
-	RECORD_MARK_STEP = 20,		/* a new step begins here */
-	RECORD_MARK_PHASE_BEGIN = 21,	/* a = enum record_phase */
+	RECORD_MARK_STEP = 20,        /* a new step begins here */
+	RECORD_MARK_PHASE_BEGIN = 21, /* a = enum record_phase */
 	RECORD_MARK_PHASE_END = 22,
 
 	/*
 	 * Definitions: sent once, before the first use of the id.  Records from here on carry text in continuation slots:
 	 * `stack` holds its length in bytes, the fields are joined by NULs (n fields, n - 1 NULs), UTF-8, never trusted.
 	 */
-	RECORD_DEF_THREAD = 30,		/* thread; a = OS thread id; flags PYTHON, AUTOGRAD; text: name */
-	RECORD_DEF_MODULE = 31,		/* scope = module id; a = id of its root (own id: is root); text: fqn, class, root */
-	RECORD_DEF_OPTIMIZER = 32,	/* scope = optimizer id; text: class */
+	RECORD_DEF_THREAD = 30,    /* thread; a = OS thread id; flags PYTHON, AUTOGRAD; text: name */
+	RECORD_DEF_MODULE = 31,    /* scope = module id; a = id of its root (own id: is root); text: fqn, class, root */
+	RECORD_DEF_OPTIMIZER = 32, /* scope = optimizer id; text: class */
 	/*
 	 * A tensor known by name.  scope = module id (0: none), address = storage base, size = storage bytes,
 	 * a = enum record_tensor, b = optimizer id for RECORD_TENSOR_STATE;
@@ -70,11 +70,11 @@ enum record_kind {
 	RECORD_DEF_TENSOR = 33,
 
 	/* Facts about the run. */
-	RECORD_INFO = 40,		/* text: key, value (torch_version, python_version, rank, adapter, ...) */
-	RECORD_NOTE = 41,		/* a = enum record_severity; text: one sentence */
-	RECORD_END = 42,		/* the process ends: a = enum record_end, b = exit status, size = peak RSS in bytes */
+	RECORD_INFO = 40, /* text: key, value (torch_version, python_version, rank, adapter, ...) */
+	RECORD_NOTE = 41, /* a = enum record_severity; text: one sentence */
+	RECORD_END = 42,  /* the process ends: a = enum record_end, b = exit status, size = peak RSS in bytes */
 
-	RECORD_TEXT = 63,		/* a continuation slot (struct record_text), never seen outside the ring */
+	RECORD_TEXT = 63, /* a continuation slot (struct record_text), never seen outside the ring */
 };
 
 enum record_tensor { RECORD_TENSOR_PARAMETER = 1, RECORD_TENSOR_BUFFER = 2, RECORD_TENSOR_STATE = 3, RECORD_TENSOR_GRADIENT = 4 };
@@ -96,18 +96,18 @@ enum record_phase {
 enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_MANAGED = 3, NR_LEVELS = 4 };
 
 /* record.flags; a bit may mean different things in different kinds only where the comment says so. */
-#define RECORD_F_NODE 0x01u		/* sent while the thread runs an autograd node (so: in backward) */
-#define RECORD_F_GRAD 0x02u		/* gradients are on */
-#define RECORD_F_TRAINING 0x04u		/* the module is in training mode */
-#define RECORD_F_ROOT 0x08u		/* no other module call is open on this thread */
-#define RECORD_F_ACCUMULATE 0x10u	/* BACKWARD_BEGIN: gradients are accumulated into .grad */
-#define RECORD_F_PYTHON 0x20u		/* DEF_THREAD: the thread has a Python thread state */
-#define RECORD_F_AUTOGRAD 0x40u		/* DEF_THREAD: an autograd worker thread */
-#define RECORD_F_SHARED 0x80u		/* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
+#define RECORD_F_NODE       0x01u /* sent while the thread runs an autograd node (so: in backward) */
+#define RECORD_F_GRAD       0x02u /* gradients are on */
+#define RECORD_F_TRAINING   0x04u /* the module is in training mode */
+#define RECORD_F_ROOT       0x08u /* no other module call is open on this thread */
+#define RECORD_F_ACCUMULATE 0x10u /* BACKWARD_BEGIN: gradients are accumulated into .grad */
+#define RECORD_F_PYTHON     0x20u /* DEF_THREAD: the thread has a Python thread state */
+#define RECORD_F_AUTOGRAD   0x40u /* DEF_THREAD: an autograd worker thread */
+#define RECORD_F_SHARED     0x80u /* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
 
 /* The level of a report, in bits that only module records use otherwise. */
 #define RECORD_LEVEL_SHIFT 1u
-#define RECORD_LEVEL_MASK 0x06u
+#define RECORD_LEVEL_MASK  0x06u
 static inline unsigned record_level(uint8_t flags)
 {
 	return (flags & RECORD_LEVEL_MASK) >> RECORD_LEVEL_SHIFT;
@@ -117,23 +117,23 @@ static inline unsigned record_level(uint8_t flags)
  * Devices as PyTorch's c10::Device packs them: low byte type, high byte index, 0xff = no index; the CPU is 0xff00.
  * Source: c10/core/Device.h and DeviceType.h, 1.13 to 2.14.
  */
-#define RECORD_DEVICE_CPU 0xff00u
+#define RECORD_DEVICE_CPU       0xff00u
 #define RECORD_DEVICE_TYPE_CUDA 1u
 
-#define RECORD_NO_THREAD UINT64_MAX
+#define RECORD_NO_THREAD        UINT64_MAX
 
 /* One slot.  All fields in host byte order: a ring never leaves its machine. */
 struct record {
-	uint64_t seq;		/* position + 1; what ring.h's protocol publishes */
-	uint64_t time_ns;	/* CLOCK_MONOTONIC */
-	uint8_t kind;		/* enum record_kind */
-	uint8_t flags;		/* RECORD_F_* */
+	uint64_t seq;     /* position + 1; what ring.h's protocol publishes */
+	uint64_t time_ns; /* CLOCK_MONOTONIC */
+	uint8_t kind;     /* enum record_kind */
+	uint8_t flags;    /* RECORD_F_* */
 	uint16_t device;
-	uint32_t thread;	/* the hook's number for the thread, from 1 */
-	uint32_t stack;		/* reports: stack id, 0 none captured; kinds with text: bytes of text that follow */
-	uint32_t scope;		/* innermost module (in backward: the module that made the node), 0 none; or an id */
+	uint32_t thread; /* the hook's number for the thread, from 1 */
+	uint32_t stack;  /* reports: stack id, 0 none captured; kinds with text: bytes of text that follow */
+	uint32_t scope;  /* innermost module (in backward: the module that made the node), 0 none; or an id */
 	uint64_t address;
-	uint64_t size;		/* bytes */
+	uint64_t size; /* bytes */
 	uint64_t a;
 	uint64_t b;
 };
@@ -146,15 +146,15 @@ _Static_assert(sizeof(struct record) == 64, "a slot is one cache line");
 #define RECORD_TEXT_BYTES 47u
 struct record_text {
 	uint64_t seq;
-	uint64_t record_seq;	/* of the record that the text belongs to */
-	uint8_t kind;		/* RECORD_TEXT */
+	uint64_t record_seq; /* of the record that the text belongs to */
+	uint8_t kind;        /* RECORD_TEXT */
 	uint8_t bytes[RECORD_TEXT_BYTES];
 };
 _Static_assert(sizeof(struct record_text) == 64, "a slot is one cache line");
 _Static_assert(offsetof(struct record_text, kind) == offsetof(struct record, kind), "a continuation is told by its kind");
 
 /* The longest text of one record, all fields and their NULs together; a longer one is cut, never dropped. */
-#define RECORD_TEXT_MAX 4042u	/* 86 continuation slots */
+#define RECORD_TEXT_MAX 4042u /* 86 continuation slots */
 
 /* Whether records of a kind carry text. */
 static inline int record_has_text(uint8_t kind)

@@ -24,36 +24,36 @@
 
 #include <stddef.h>
 
-#define RING_MAGIC UINT64_C(0x31676e69724d4e4e) /* "NNMring1", little endian */
+#define RING_MAGIC        UINT64_C(0x31676e69724d4e4e) /* "NNMring1", little endian */
 #define RING_HEADER_BYTES 4096u
-#define RING_MIN_SLOTS (1u << 10)
-#define RING_MAX_SLOTS (1u << 26)
-#define RING_TORN_NS UINT64_C(1000000000)
-#define RING_PATH_MAX 512u
-#define RING_MESSAGE_MAX 512u
+#define RING_MIN_SLOTS    (1u << 10)
+#define RING_MAX_SLOTS    (1u << 26)
+#define RING_TORN_NS      UINT64_C(1000000000)
+#define RING_PATH_MAX     512u
+#define RING_MESSAGE_MAX  512u
 
 /* Why a record was not written.  Names, as stored and shown, in store/names.c. */
 enum ring_lost {
-	LOST_FULL = 0,		/* the ring was full and the wait for room was over */
-	LOST_TORN = 1,		/* claimed, never published (the thread died or was stopped) */
-	LOST_RECORDER = 2,	/* the ring was full and the recorder is dead */
-	LOST_REENTERED = 3,	/* reported while the hook was already at work on this thread (a signal handler) */
-	LOST_DEEP = 4,		/* more nested module calls than the hook follows */
+	LOST_FULL = 0,      /* the ring was full and the wait for room was over */
+	LOST_TORN = 1,      /* claimed, never published (the thread died or was stopped) */
+	LOST_RECORDER = 2,  /* the ring was full and the recorder is dead */
+	LOST_REENTERED = 3, /* reported while the hook was already at work on this thread (a signal handler) */
+	LOST_DEEP = 4,      /* more nested module calls than the hook follows */
 	NR_LOST = 5,
 };
 
 /* What the recorder says of itself; written by the recorder only, read by the hook. */
 enum ring_recorder {
 	RECORDER_STARTING = 0,
-	RECORDER_READY = 1,	/* the run file is open */
-	RECORDER_FAILED = 2,	/* could not open it; ring->message says why */
-	RECORDER_CLOSED = 3,	/* everything is committed and the run file is closed */
+	RECORDER_READY = 1,  /* the run file is open */
+	RECORDER_FAILED = 2, /* could not open it; ring->message says why */
+	RECORDER_CLOSED = 3, /* everything is committed and the run file is closed */
 };
 
 /* What the hook says of the program; written by the hook only. */
 enum ring_producer {
 	PRODUCER_RUNNING = 0,
-	PRODUCER_ENDED = 1,	/* RECORD_END is in the ring; nothing follows */
+	PRODUCER_ENDED = 1, /* RECORD_END is in the ring; nothing follows */
 	/*
 	 * Another program may follow under this pid; back to RUNNING when exec failed.  The recorder commits what there is
 	 * and closes once the program's memory (this mapping) is gone, so the hook need not wait for CLOSED here.
@@ -66,36 +66,36 @@ enum ring_producer {
  * and the consumer change lie on cache lines of their own.
  */
 struct ring {
-	uint64_t magic;			/* RING_MAGIC */
-	uint32_t header_version;	/* RECORD_VERSION */
-	uint32_t capacity;		/* slots, a power of two in [RING_MIN_SLOTS, RING_MAX_SLOTS] */
-	uint64_t start_realtime_ns;	/* CLOCK_REALTIME when the ring was made */
-	uint64_t start_monotonic_ns;	/* CLOCK_MONOTONIC at the same moment */
-	uint32_t pid;			/* of the program, in its own pid namespace */
+	uint64_t magic;              /* RING_MAGIC */
+	uint32_t header_version;     /* RECORD_VERSION */
+	uint32_t capacity;           /* slots, a power of two in [RING_MIN_SLOTS, RING_MAX_SLOTS] */
+	uint64_t start_realtime_ns;  /* CLOCK_REALTIME when the ring was made */
+	uint64_t start_monotonic_ns; /* CLOCK_MONOTONIC at the same moment */
+	uint32_t pid;                /* of the program, in its own pid namespace */
 	uint32_t unused0;
-	uint64_t pid_start_ticks;	/* field 22 of /proc/<pid>/stat: tells a reused pid */
+	uint64_t pid_start_ticks; /* field 22 of /proc/<pid>/stat: tells a reused pid */
 	uint8_t pad0[16];
 
-	uint64_t head __attribute__((aligned(64)));	/* slots claimed; producers */
-	uint64_t lost[NR_LOST];				/* producers; LOST_TORN: consumer */
+	uint64_t head __attribute__((aligned(64))); /* slots claimed; producers */
+	uint64_t lost[NR_LOST];                     /* producers; LOST_TORN: consumer */
 	uint8_t pad1[16];
 
-	uint64_t tail __attribute__((aligned(64)));	/* slots consumed and committed; consumer */
-	uint32_t recorder;				/* enum ring_recorder; consumer */
-	uint32_t recorder_pid;				/* consumer */
+	uint64_t tail __attribute__((aligned(64))); /* slots consumed and committed; consumer */
+	uint32_t recorder;                          /* enum ring_recorder; consumer */
+	uint32_t recorder_pid;                      /* consumer */
 	uint8_t pad2[48];
 
-	uint32_t producer __attribute__((aligned(64)));	/* enum ring_producer; producers */
+	uint32_t producer __attribute__((aligned(64))); /* enum ring_producer; producers */
 	uint8_t pad3[60];
 
 	/* Written by the consumer before `recorder` becomes READY, FAILED or CLOSED (release). */
-	char run_path[RING_PATH_MAX];			/* the run file, as the user would name it */
-	char message[RING_MESSAGE_MAX];			/* RECORDER_FAILED: one sentence */
+	char run_path[RING_PATH_MAX];   /* the run file, as the user would name it */
+	char message[RING_MESSAGE_MAX]; /* RECORDER_FAILED: one sentence */
 };
 _Static_assert(sizeof(struct ring) <= RING_HEADER_BYTES, "the header fits its page");
 _Static_assert(offsetof(struct ring, head) == 64 && offsetof(struct ring, tail) == 128 &&
-		       offsetof(struct ring, producer) == 192 && offsetof(struct ring, run_path) == 256,
-	       "hook and recorder agree on the header");
+                       offsetof(struct ring, producer) == 192 && offsetof(struct ring, run_path) == 256,
+               "hook and recorder agree on the header");
 
 /* Bytes of a whole ring file. */
 static inline uint64_t ring_file_bytes(uint32_t capacity)

@@ -11,8 +11,8 @@
 
 #include <cmocka.h>
 
-#define CAPACITY RING_MIN_SLOTS
-#define NR_PRODUCERS 4
+#define CAPACITY             RING_MIN_SLOTS
+#define NR_PRODUCERS         4
 #define RECORDS_PER_PRODUCER 20000u
 
 static uint64_t fake_now_ns;
@@ -36,7 +36,7 @@ static bool fake_recorder_alive(uint32_t pid)
 	return fake_alive;
 }
 
-static const struct emit_env fake_env = { fake_now, fake_pause, fake_recorder_alive };
+static const struct emit_env fake_env = {fake_now, fake_pause, fake_recorder_alive};
 
 struct fixture {
 	struct ring *ring;
@@ -51,7 +51,7 @@ static int setup(void **state)
 	f->ring = aligned_alloc(RING_HEADER_BYTES, ring_file_bytes(CAPACITY));
 	memset(f->ring, 0, ring_file_bytes(CAPACITY));
 	ring_format(f->ring, CAPACITY, 1, 2);
-	f->emitter = (struct emitter){ .ring = f->ring, .env = &fake_env };
+	f->emitter = (struct emitter){.ring = f->ring, .env = &fake_env};
 	ring_reader_init(&f->reader, f->ring);
 	fake_now_ns = 1000;
 	nr_pauses = 0;
@@ -71,8 +71,14 @@ static int teardown(void **state)
 
 static bool emit_numbered(struct emitter *emitter, uint64_t number)
 {
-	struct record record = { .kind = RECORD_ALLOC, .device = RECORD_DEVICE_CPU, .thread = 7, .address = number, .size = number * 3,
-				 .a = ~number, .b = number ^ 0x5555, .scope = (uint32_t)number };
+	struct record record = {.kind = RECORD_ALLOC,
+	                        .device = RECORD_DEVICE_CPU,
+	                        .thread = 7,
+	                        .address = number,
+	                        .size = number * 3,
+	                        .a = ~number,
+	                        .b = number ^ 0x5555,
+	                        .scope = (uint32_t)number};
 
 	return emit_record(emitter, &record);
 }
@@ -116,8 +122,14 @@ static void test_emit_record_when_read_then_every_field_arrives_in_order(void **
 static void test_emit_record_text_when_read_then_text_is_whole_and_long_text_is_cut(void **state)
 {
 	struct fixture *f = *state;
-	static const uint32_t lengths[] = { 0, 1, RECORD_TEXT_BYTES - 1, RECORD_TEXT_BYTES, RECORD_TEXT_BYTES + 1, 1000, RECORD_TEXT_MAX,
-					    RECORD_TEXT_MAX + 100 };
+	static const uint32_t lengths[] = {0,
+	                                   1,
+	                                   RECORD_TEXT_BYTES - 1,
+	                                   RECORD_TEXT_BYTES,
+	                                   RECORD_TEXT_BYTES + 1,
+	                                   1000,
+	                                   RECORD_TEXT_MAX,
+	                                   RECORD_TEXT_MAX + 100};
 	char text[RECORD_TEXT_MAX + 100];
 	struct ring_item item;
 
@@ -125,7 +137,7 @@ static void test_emit_record_text_when_read_then_text_is_whole_and_long_text_is_
 		text[i] = (char)(i % 251);
 	for (size_t lap = 0; lap < 40; lap++) {
 		for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
-			struct record record = { .kind = RECORD_NOTE, .thread = 1, .a = lap };
+			struct record record = {.kind = RECORD_NOTE, .thread = 1, .a = lap};
 			uint32_t expected = lengths[i] > RECORD_TEXT_MAX ? RECORD_TEXT_MAX : lengths[i];
 
 			assert_true(emit_record_text(&f->emitter, &record, text, lengths[i]));
@@ -234,7 +246,7 @@ static void test_ring_reader_when_a_slot_stays_unpublished_then_it_is_taken_over
 static void test_publish_when_the_slot_was_taken_over_then_fails_and_leaves_the_next_lap_alone(void **state)
 {
 	struct fixture *f = *state;
-	union slot late = { .record = { .kind = RECORD_FREE, .address = 666 } };
+	union slot late = {.record = {.kind = RECORD_FREE, .address = 666}};
 	struct ring_item item;
 	uint64_t position;
 
@@ -270,7 +282,7 @@ static void test_ring_reader_when_producers_are_gone_then_torn_slots_are_skipped
 static void test_ring_reader_when_a_record_with_text_is_torn_then_its_text_is_skipped(void **state)
 {
 	struct fixture *f = *state;
-	struct record note = { .kind = RECORD_NOTE };
+	struct record note = {.kind = RECORD_NOTE};
 	char text[200];
 	struct ring_item item;
 
@@ -361,7 +373,7 @@ static void *produce(void *arg)
 	char text[150];
 
 	for (uint64_t i = 0; i < RECORDS_PER_PRODUCER; i++) {
-		struct record record = { .kind = RECORD_FREE, .address = id, .size = i, .a = id * 1000003 + i };
+		struct record record = {.kind = RECORD_FREE, .address = id, .size = i, .a = id * 1000003 + i};
 		bool sent;
 
 		if (i % 16 == 0) {
@@ -383,7 +395,7 @@ static void test_ring_when_producers_are_concurrent_then_nothing_is_lost_or_mixe
 {
 	struct fixture *f = *state;
 	pthread_t threads[NR_PRODUCERS];
-	uint64_t next[64] = { 0 };
+	uint64_t next[64] = {0};
 	uint64_t nr_read = 0, last_seq = 0;
 	bool right = true;
 
@@ -398,7 +410,7 @@ static void test_ring_when_producers_are_concurrent_then_nothing_is_lost_or_mixe
 			const struct record *record = &item.record;
 
 			right &= record->seq > last_seq && record->address < 64 && record->size == next[record->address & 63]++ &&
-				 record->a == record->address * 1000003 + record->size;
+			         record->a == record->address * 1000003 + record->size;
 			if (item.text)
 				for (uint32_t i = 0; i < record->stack; i++)
 					right &= item.text[i] == (char)('a' + (record->address + record->size) % 26);
@@ -419,19 +431,19 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
-		TEST(test_emit_record_when_read_then_every_field_arrives_in_order),
-		TEST(test_emit_record_text_when_read_then_text_is_whole_and_long_text_is_cut),
-		TEST(test_emit_record_when_full_then_takes_nothing_and_counts),
-		TEST(test_emit_record_when_always_full_then_all_waits_together_are_bounded),
-		TEST(test_emit_record_when_recorder_is_dead_then_no_wait_and_its_own_counter),
-		TEST(test_ring_reader_when_a_slot_stays_unpublished_then_it_is_taken_over_after_a_second),
-		TEST(test_publish_when_the_slot_was_taken_over_then_fails_and_leaves_the_next_lap_alone),
-		TEST(test_ring_reader_when_producers_are_gone_then_torn_slots_are_skipped_at_once),
-		TEST(test_ring_reader_when_a_record_with_text_is_torn_then_its_text_is_skipped),
-		TEST(test_ring_check_when_damaged_then_refuses),
-		TEST(test_ring_reader_when_slots_are_random_then_it_ends),
-		TEST(test_emit_record_keeps_errno),
-		TEST(test_ring_when_producers_are_concurrent_then_nothing_is_lost_or_mixed),
+	        TEST(test_emit_record_when_read_then_every_field_arrives_in_order),
+	        TEST(test_emit_record_text_when_read_then_text_is_whole_and_long_text_is_cut),
+	        TEST(test_emit_record_when_full_then_takes_nothing_and_counts),
+	        TEST(test_emit_record_when_always_full_then_all_waits_together_are_bounded),
+	        TEST(test_emit_record_when_recorder_is_dead_then_no_wait_and_its_own_counter),
+	        TEST(test_ring_reader_when_a_slot_stays_unpublished_then_it_is_taken_over_after_a_second),
+	        TEST(test_publish_when_the_slot_was_taken_over_then_fails_and_leaves_the_next_lap_alone),
+	        TEST(test_ring_reader_when_producers_are_gone_then_torn_slots_are_skipped_at_once),
+	        TEST(test_ring_reader_when_a_record_with_text_is_torn_then_its_text_is_skipped),
+	        TEST(test_ring_check_when_damaged_then_refuses),
+	        TEST(test_ring_reader_when_slots_are_random_then_it_ends),
+	        TEST(test_emit_record_keeps_errno),
+	        TEST(test_ring_when_producers_are_concurrent_then_nothing_is_lost_or_mixed),
 	};
 
 	return cmocka_run_group_tests_name("ring", tests, NULL, NULL);
