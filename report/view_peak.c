@@ -72,7 +72,7 @@ static int print_categories(struct report *report, const struct live *live)
 struct listing {
 	struct report *report;
 	struct table *table;
-	bool human, shapes; /* columns that a narrow terminal has no room for */
+	bool human, wide; /* columns that a narrow terminal has no room for */
 	struct unit unit;
 	uint64_t total_bytes;
 	uint64_t limit; /* LIMIT_ALL: none */
@@ -128,9 +128,10 @@ static int each_block(const struct store_allocation *allocation, void *arg)
 	table_cell(table, report_layer(report, allocation->root, allocation->layer));
 	snprintf(step, sizeof(step), "%" PRIu64, allocation->step);
 	table_cell(table, step);
-	table_cell(table, phase_name(allocation->phase));
+	if (listing->wide)
+		table_cell(table, phase_name(allocation->phase));
 	table_cell(table, tensor_words(report, allocation));
-	if (listing->shapes)
+	if (listing->wide)
 		table_cell(table, shape_words(report, allocation));
 	return 0;
 }
@@ -145,7 +146,7 @@ static int print_blocks(struct report *report, const struct store_device *device
 	struct listing listing = {
 	        .report = report,
 	        .human = human,
-	        .shapes = wide,
+	        .wide = wide,
 	        .unit = unit,
 	        .total_bytes = live->bytes,
 	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_TEXT : report->arguments->limit,
@@ -162,7 +163,8 @@ static int print_blocks(struct report *report, const struct store_device *device
 	columns[nr_columns++] = (struct column){"what", false, false};
 	columns[nr_columns++] = (struct column){"layer", false, true};
 	columns[nr_columns++] = (struct column){"step", true, false};
-	columns[nr_columns++] = (struct column){"born in", false, false};
+	if (wide)
+		columns[nr_columns++] = (struct column){"born in", false, false};
 	columns[nr_columns++] = (struct column){"tensor", false, true};
 	if (wide)
 		columns[nr_columns++] = (struct column){"shape", false, true};
