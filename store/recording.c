@@ -39,7 +39,6 @@ struct recording {
 	struct runfile file; /* fd -1: the lock is somebody else's business */
 	struct writer *writer;
 	struct tagger *tagger;
-	uint64_t end_position;       /* nothing is read from here on; UINT64_MAX while producers live */
 	uint64_t committed_position; /* of the reader at the last commit */
 	uint64_t last_seq, last_ns;  /* of the last record fed */
 	uint64_t start_position;     /* records before it were committed already: skipped */
@@ -87,7 +86,6 @@ static struct recording *new_recording(struct ring *ring)
 	recording->file.fd = -1;
 	ring_reader_init(&recording->reader, ring);
 	recording->committed_position = recording->reader.position;
-	recording->end_position = UINT64_MAX;
 	return recording;
 }
 
@@ -264,8 +262,7 @@ const char *recording_message(const struct recording *recording)
 
 void recording_producers_gone(struct recording *recording)
 {
-	recording->reader.producers_gone = true;
-	recording->end_position = recording->reader.position + ring_reader_backlog(&recording->reader);
+	ring_reader_producers_gone(&recording->reader);
 }
 
 uint64_t recording_backlog(const struct recording *recording)
@@ -320,7 +317,7 @@ int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t ma
 	uint32_t batch_slots = recording->reader.capacity / BATCH_PART;
 	int r = recording->failed;
 
-	while (!r && recording->reader.position - first < max_slots && recording->reader.position < recording->end_position) {
+	while (!r && recording->reader.position - first < max_slots) {
 		struct ring_item item;
 
 		if (ring_reader_next(&recording->reader, now_ns, &item) != 1)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define WORDS_PER_SLOT (sizeof(struct record) / sizeof(uint64_t))
+#define KIND_WORD      (offsetof(struct record, kind) / sizeof(uint64_t))
 
 int ring_check(const void *memory, size_t size_bytes)
 {
@@ -28,16 +29,26 @@ void ring_reader_init(struct ring_reader *reader, struct ring *ring)
 	reader->capacity = ring->capacity;
 	reader->position = atomic64_load_relaxed(&ring->tail);
 	reader->stalled_position = UINT64_MAX;
+	reader->end_position = UINT64_MAX;
 }
 
 uint64_t ring_reader_backlog(const struct ring_reader *reader)
 {
 	uint64_t head = atomic64_load_acquire(&reader->ring->head);
 
+	if (head > reader->end_position)
+		head = reader->end_position;
 	/* A damaged header can say anything: never read more than one lap. */
 	if (head < reader->position)
 		return 0;
 	return head - reader->position <= reader->capacity ? head - reader->position : reader->capacity;
+}
+
+void ring_reader_producers_gone(struct ring_reader *reader)
+{
+	if (!reader->producers_gone)
+		reader->end_position = reader->position + ring_reader_backlog(reader);
+	reader->producers_gone = true;
 }
 
 static uint64_t *slot_at(const struct ring_reader *reader, uint64_t position)
@@ -63,8 +74,11 @@ static enum slot_state slot_state(struct ring_reader *reader, uint64_t position,
 		if (now_ns - reader->stalled_since_ns < RING_TORN_NS)
 			return SLOT_PENDING;
 	}
-	if (atomic64_cas_acq_rel(slot, &seq, position + 1))
+	if (atomic64_cas_acq_rel(slot, &seq, position + 1)) {
+		/* If we die before the release, the next reader must not take what an earlier lap left here for a record. */
+		atomic64_store_relaxed(&slot[KIND_WORD], RECORD_NONE);
 		return SLOT_TORN;
+	}
 	return seq == position + 1 ? SLOT_PUBLISHED : SLOT_TORN;
 }
 
@@ -124,8 +138,8 @@ int ring_reader_next(struct ring_reader *reader, uint64_t now_ns, struct ring_it
 			continue;
 		}
 		load_slot(reader, reader->position, record);
-		if (record->kind == RECORD_TEXT) {
-			reader->position++; /* Its record was torn, and counted then. */
+		if (record->kind == RECORD_TEXT || record->kind == RECORD_NONE) {
+			reader->position++; /* Its record was torn, or it was itself, and counted then. */
 			continue;
 		}
 		ret_item->text = NULL;

@@ -18,8 +18,9 @@ struct ring_reader {
 	uint64_t position;         /* next slot to read, >= ring->tail */
 	uint64_t stalled_position; /* slot that was found unpublished, and since when (now_ns of the caller) */
 	uint64_t stalled_since_ns;
-	uint64_t nr_torn;    /* slots taken over */
-	bool producers_gone; /* no producer lives: unpublished slots are taken over at once */
+	uint64_t nr_torn;      /* slots taken over */
+	bool producers_gone;   /* no producer lives: unpublished slots are taken over at once */
+	uint64_t end_position; /* nothing is read from here on, whatever the header says; UINT64_MAX: no such end */
 	char text[RECORD_TEXT_MAX + 1];
 };
 
@@ -47,6 +48,9 @@ int ring_reader_next(struct ring_reader *reader, uint64_t now_ns, struct ring_it
 
 /* Give everything that was read back to the producers: only after COMMIT. */
 void ring_reader_release(struct ring_reader *reader);
+
+/* No producer lives any more: sets producers_gone, and the end to what is claimed now. */
+void ring_reader_producers_gone(struct ring_reader *reader);
 
 /* Slots claimed and not yet read. */
 uint64_t ring_reader_backlog(const struct ring_reader *reader);

@@ -278,6 +278,41 @@ static void test_ring_reader_when_producers_are_gone_then_torn_slots_are_skipped
 	assert_int_equal(f->ring->lost[LOST_TORN], 1);
 }
 
+static void test_ring_reader_when_the_reader_that_took_a_slot_over_dies_then_the_next_reads_nothing_there(void **state)
+{
+	struct fixture *f = *state;
+	struct ring_item item;
+
+	for (uint64_t i = 0; i < CAPACITY; i++)
+		assert_true(emit_numbered(&f->emitter, i));
+	for (uint64_t i = 0; i < CAPACITY; i++)
+		assert_int_equal(ring_reader_next(&f->reader, 0, &item), 1);
+	ring_reader_release(&f->reader);
+	f->ring->head++; /* A producer claims the slot that holds record 0 and dies; so does the reader, before its commit. */
+	assert_true(emit_numbered(&f->emitter, CAPACITY + 1));
+	ring_reader_producers_gone(&f->reader);
+	assert_int_equal(ring_reader_next(&f->reader, 0, &item), 1);
+	ring_reader_init(&f->reader, f->ring);
+	assert_int_equal(ring_reader_next(&f->reader, 0, &item), 1);
+	assert_numbered(&item.record, CAPACITY + 1);
+	assert_int_equal(f->ring->lost[LOST_TORN], 1);
+}
+
+static void test_ring_reader_when_producers_are_gone_and_the_head_is_damaged_then_at_most_a_lap_is_read(void **state)
+{
+	struct fixture *f = *state;
+	struct ring_item item;
+
+	assert_true(emit_numbered(&f->emitter, 0));
+	f->ring->head = UINT64_C(1) << 60;
+	ring_reader_producers_gone(&f->reader);
+	f->ring->head = UINT64_MAX;
+	assert_int_equal(ring_reader_next(&f->reader, 0, &item), 1);
+	assert_int_equal(ring_reader_next(&f->reader, 0, &item), 0);
+	assert_int_equal(f->reader.position, CAPACITY);
+	assert_int_equal(ring_reader_backlog(&f->reader), 0);
+}
+
 /* Take the slot of a record with text over before its writer publishes: what follows must not be mistaken for records. */
 static void test_ring_reader_when_a_record_with_text_is_torn_then_its_text_is_skipped(void **state)
 {
@@ -439,6 +474,8 @@ int main(void)
 	        TEST(test_ring_reader_when_a_slot_stays_unpublished_then_it_is_taken_over_after_a_second),
 	        TEST(test_publish_when_the_slot_was_taken_over_then_fails_and_leaves_the_next_lap_alone),
 	        TEST(test_ring_reader_when_producers_are_gone_then_torn_slots_are_skipped_at_once),
+	        TEST(test_ring_reader_when_the_reader_that_took_a_slot_over_dies_then_the_next_reads_nothing_there),
+	        TEST(test_ring_reader_when_producers_are_gone_and_the_head_is_damaged_then_at_most_a_lap_is_read),
 	        TEST(test_ring_reader_when_a_record_with_text_is_torn_then_its_text_is_skipped),
 	        TEST(test_ring_check_when_damaged_then_refuses),
 	        TEST(test_ring_reader_when_slots_are_random_then_it_ends),
