@@ -4,7 +4,7 @@
 -- query: run
 SELECT run_id, nnmem_version, pid, ifnull(rank, -1), hostname, command, ring_path, ring_start_ns, start_realtime_ns, ended,
        last_seq, last_ns, peak_rss_bytes, (SELECT value FROM fact WHERE key = 'torch_version'),
-       (SELECT value FROM fact WHERE key = 'python_version')
+       (SELECT value FROM fact WHERE key = 'python_version'), told_end
 FROM run WHERE id = 1;
 
 -- query: totals

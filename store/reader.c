@@ -299,6 +299,7 @@ static int attach_left_behind(struct store *store, bool leftovers, bool wal, str
 
 	if (!r || !leftovers || recover_copy(store->real_path, recovery->copy_path, sizeof(recovery->copy_path)))
 		return r;
+	recover_fold(recovery->copy_path);
 	return attach(store, recovery->copy_path, false);
 }
 
@@ -308,7 +309,6 @@ static int attach_dead(struct store *store, bool wal)
 	struct recovery recovery = {0};
 	struct origin before = {0}, after = {0};
 	bool leftovers = recover_has_leftovers(store->real_path);
-	char reason[200] = "";
 	int r = attach_left_behind(store, leftovers, wal, &recovery);
 
 	if (!r)
@@ -320,14 +320,19 @@ static int attach_dead(struct store *store, bool wal)
 		const struct recover_origin origin = {before.ring_path, before.pid, before.ring_start_ns};
 
 		detach(store);
-		recover_run(store->real_path, &origin, &recovery, reason, sizeof(reason));
+		recover_run(store->real_path, &origin, &recovery, store->recovery_reason, sizeof(store->recovery_reason));
 		store->recovery = recovery.result;
-	} else if (leftovers && !recovery.copy_path[0]) {
+	} else if (leftovers) {
 		detach(store);
-		recover_fold(store->real_path);
+		if (!recover_fold(store->real_path)) {
+			recover_drop_copy(recovery.copy_path);
+			recovery.copy_path[0] = 0;
+		}
 	}
 	if (!store->db) {
-		leftovers = !recovery.copy_path[0] && recover_has_leftovers(store->real_path);
+		/* Recovery has made a plain file of it; where there was none, nobody writes to it. */
+		wal = wal && (store->recovery == STORE_RING_GONE || store->recovery == STORE_ORPHANED);
+		leftovers = recover_has_leftovers(store->real_path);
 		r = recovery.copy_path[0] ? attach(store, recovery.copy_path, false)
 		                          : attach_left_behind(store, leftovers, wal, &recovery);
 	}
@@ -336,8 +341,7 @@ static int attach_dead(struct store *store, bool wal)
 	if (!r && after.nr_events > before.nr_events)
 		store->recovered_events = after.nr_events - before.nr_events;
 out:
-	if (recovery.copy_path[0])
-		recover_drop_copy(recovery.copy_path);
+	recover_drop_copy(recovery.copy_path);
 	free(before.ring_path);
 	free(after.ring_path);
 	return r;
@@ -549,7 +553,13 @@ int store_read_run(struct store *store, struct store_run *ret_run)
 		run.hostname = keep_text(store, 2, query_text(&query, 4));
 		run.command = keep_text(store, 3, query_text(&query, 5));
 		run.start_realtime_ns = query_u64(&query, 8);
-		run.ended = keep_text(store, 4, query_text_required(&query, 9));
+		const char *ended = query_text_required(&query, 9);
+		const char *told_end = query_text(&query, 15);
+
+		/* Nobody is left to find out more. */
+		if (store->recovery == STORE_RING_GONE)
+			ended = told_end ? told_end : "killed";
+		run.ended = keep_text(store, 4, ended);
 		run.last_seq = query_u64(&query, 10);
 		run.duration_ns = query_u64(&query, 11);
 		run.peak_rss_bytes = query_u64(&query, 12);
@@ -568,6 +578,8 @@ int store_read_run(struct store *store, struct store_run *ret_run)
 		r = read_lost(store, &run.lost);
 	if (!r)
 		r = read_main_device(store, &run);
+	if (!r && store->recovery == STORE_RING_GONE && store->recovery_reason[0])
+		run.recovery_reason = store->recovery_reason;
 	if (!r)
 		*ret_run = run;
 	return r;

@@ -24,6 +24,7 @@ struct store {
 	uint64_t deadline_cpu_ns; /* of the call that is at work, in CPU time of this thread */
 	enum store_recovery recovery;
 	uint64_t recovered_events;
+	char recovery_reason[200]; /* "" none */
 	uint64_t last_seq;
 	unsigned schema_version;
 	char message[sizeof(((struct store_error *)0)->message)];

@@ -1,20 +1,20 @@
 /* Recovery: see recover.h for the contract. */
+#define _GNU_SOURCE /* faccessat(AT_EACCESS) */
 #include "store/recover.h"
 
 #include "store/db.h"
+#include "store/program.h"
 #include "store/recording.h"
 #include "store/ring_reader.h"
 #include "store/runfile.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -41,6 +41,33 @@ bool recover_has_leftovers(const char *path)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * Whether the rollback journal beside the file names a super-journal: SQLite would look into that file, and maybe delete it,
+ * whatever it is.  A run file is never part of a transaction over several files, so such a journal is not ours.
+ * Source: SQLite 3.40, pager.c, readSuperJournal().
+ */
+static bool has_foreign_journal(const char *path)
+{
+	static const unsigned char magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+	unsigned char tail[8];
+	char name[4096 + 16];
+	struct stat status;
+	bool found = false;
+
+	snprintf(name, sizeof(name), "%s-journal", path);
+	int fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return false;
+	if (fstat(fd, &status) || !S_ISREG(status.st_mode))
+		found = true;
+	else if (status.st_size >= (off_t)sizeof(tail))
+		found = pread(fd, tail, sizeof(tail), status.st_size - (off_t)sizeof(tail)) == (ssize_t)sizeof(tail) &&
+		        memcmp(tail, magic, sizeof(tail)) == 0;
+	close(fd);
+	return found;
 }
 
 /* ---------------------------------------------------------------- private copies */
@@ -126,6 +153,8 @@ void recover_drop_copy(const char *copy_path)
 	static const char *const suffixes[] = {"", "-wal", "-shm", "-journal"};
 	char name[600];
 
+	if (!copy_path[0])
+		return;
 	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
 		snprintf(name, sizeof(name), "%s%s", copy_path, suffixes[i]);
 		unlink(name);
@@ -203,61 +232,6 @@ static int map_ring(const struct recover_origin *origin, bool shared, struct lef
 	return 0;
 }
 
-enum program_state { PROGRAM_GONE, PROGRAM_ZOMBIE, PROGRAM_ALIVE };
-
-/* The program behind a ring.  *@ret_status: a zombie's wait status, -1 when it cannot be told. */
-static enum program_state find_program(uint32_t pid, uint64_t start_ticks, int *ret_status)
-{
-	char name[64], text[2048];
-	unsigned long long ticks = 0;
-	int exit_code = -1;
-	char state = 0;
-
-	*ret_status = -1;
-	snprintf(name, sizeof(name), "/proc/%" PRIu32 "/stat", pid);
-	FILE *file = fopen(name, "re");
-
-	if (!file)
-		return PROGRAM_GONE;
-	size_t nr_bytes = fread(text, 1, sizeof(text) - 1, file);
-
-	fclose(file);
-	text[nr_bytes] = 0;
-	/* Source: proc(5).  The name in parentheses may hold anything; field 3 comes after the last one. */
-	char *at = strrchr(text, ')');
-
-	if (!at)
-		return PROGRAM_GONE;
-	unsigned field = 2;
-
-	for (char *save = NULL, *word = strtok_r(at + 1, " \n", &save); word; word = strtok_r(NULL, " \n", &save)) {
-		field++;
-		if (field == 3)
-			state = word[0];
-		if (field == 22)
-			ticks = strtoull(word, NULL, 10);
-		if (field == 52)
-			exit_code = atoi(word);
-	}
-	if (ticks != start_ticks)
-		return PROGRAM_GONE;
-	if (state != 'Z' && state != 'X')
-		return PROGRAM_ALIVE;
-	*ret_status = exit_code;
-	return PROGRAM_ZOMBIE;
-}
-
-static void describe_end(int status, char *ret, size_t size)
-{
-	/* 0 is also what /proc shows to those who may not know. */
-	if (status > 0 && WIFSIGNALED(status))
-		snprintf(ret, size, "signal %d", WTERMSIG(status));
-	else if (status > 0 && WIFEXITED(status))
-		snprintf(ret, size, "exit %d", WEXITSTATUS(status));
-	else
-		snprintf(ret, size, "killed");
-}
-
 /* ---------------------------------------------------------------- taking up */
 
 static uint64_t monotonic_ns(void)
@@ -277,8 +251,13 @@ static int take_up(const char *path, struct ring *ring, const char *ended, char 
 
 	if (!recording_reopen)
 		return -ENOSYS;
-	int r = db_open(path, DB_WRITE, &db, reason, reason_size);
+	int r = has_foreign_journal(path) ? -EBADMSG : 0;
 
+	if (r) {
+		snprintf(reason, reason_size, "the journal beside the file is not its own");
+		return r;
+	}
+	r = db_open(path, DB_WRITE, &db, reason, reason_size);
 	if (r)
 		return r;
 	r = recording_reopen(db, ring, &recording, reason, reason_size);
@@ -352,36 +331,38 @@ static bool is_writable(const char *path)
 
 	if (slash)
 		slash[slash == folder] = 0;
-	return access(path, W_OK) == 0 && access(slash ? folder : ".", W_OK) == 0;
+	return faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) == 0 &&
+	       faccessat(AT_FDCWD, slash ? folder : ".", W_OK, AT_EACCESS) == 0;
 }
 
 void recover_run(const char *path, const struct recover_origin *origin, struct recovery *ret, char *reason, size_t reason_size)
 {
 	struct left_ring left;
-	char ended[32];
-	int status = -1;
+	struct program program;
+	char ended[32] = "";
 
 	reason[0] = 0;
 	ret->result = STORE_RING_GONE;
 	if (map_ring(origin, false, &left, reason, reason_size))
 		return;
-	enum program_state state = find_program(left.ring->pid, left.ring->pid_start_ticks, &status);
-
+	program_open(&program, left.ring->pid, left.ring->pid_start_ticks);
 	munmap(left.ring, left.size_bytes);
-	if (state == PROGRAM_ALIVE) {
+	if (program_wait(&program, 0))
+		program_describe_end(&program, ended, sizeof(ended));
+	program_close(&program);
+	if (!ended[0]) {
 		ret->result = STORE_ORPHANED;
 		return;
 	}
-	describe_end(status, ended, sizeof(ended));
-	if (!ret->copy_path[0] && is_writable(path)) {
+	if (is_writable(path)) {
 		int r = take_up_in_place(path, origin, ended, reason, reason_size);
 
-		if (!r)
-			ret->result = STORE_RECOVERED;
-		else if (r == -EBUSY)
-			ret->result = STORE_LIVE;
-		if (!r || r == -EBUSY)
+		if (!r || r == -EBUSY) {
+			ret->result = r ? STORE_LIVE : STORE_RECOVERED;
+			recover_drop_copy(ret->copy_path);
+			ret->copy_path[0] = 0;
 			return;
+		}
 	}
 	if (!take_up_copy(path, origin, ended, ret, reason, reason_size))
 		ret->result = STORE_RECOVERED_IN_MEMORY;
@@ -395,7 +376,7 @@ int recover_fold(const char *path)
 
 	if (r)
 		return r;
-	r = db_open(path, DB_WRITE, &db, NULL, 0);
+	r = has_foreign_journal(path) ? -EBADMSG : db_open(path, DB_WRITE, &db, NULL, 0);
 	if (!r)
 		r = db_exec(db, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE");
 	db_close(db);

@@ -29,15 +29,16 @@ struct recovery {
 
 /*
  * Take up the run file at @path; its recorder is dead, and nothing in this process has it open.
- * @ret->copy_path names a copy that was made already, or "".  @ret->result: STORE_RECOVERED, _IN_MEMORY, STORE_ORPHANED
- * (the program lives: nothing was touched), STORE_LIVE (another recovery is at work) or STORE_RING_GONE; then
+ * @ret->copy_path names a copy that was made already, or ""; it is dropped where the file itself is the one to read.
+ * @ret->result: STORE_RECOVERED, _IN_MEMORY, STORE_ORPHANED (the program lives: nothing was touched), STORE_LIVE (another
+ * recovery is at work) or STORE_RING_GONE; then
  * @reason, maybe "", says why.
  */
 void recover_run(const char *path, const struct recover_origin *origin, struct recovery *ret, char *reason, size_t reason_size);
 
 /* Copy a run file and what SQLite keeps beside it into a folder of its own, in memory if there is room. */
 int recover_copy(const char *path, char *ret_copy_path, size_t size);
-/* Unlink a private copy; who has it open keeps it. */
+/* Unlink a private copy; who has it open keeps it.  "" is allowed. */
 void recover_drop_copy(const char *copy_path);
 
 /* Whether SQLite keeps unfinished work beside the file: a WAL or a rollback journal with bytes in it. */

@@ -61,6 +61,7 @@ struct store_run {
 	uint16_t peak_device_id;
 	struct store_lost lost;
 	enum store_recovery recovery;
+	const char *recovery_reason;	/* STORE_RING_GONE: what was found instead of the ring; or NULL */
 	uint64_t recovered_events;	/* taken from the ring by this open */
 	unsigned schema_version;
 };

@@ -17,10 +17,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -493,6 +495,95 @@ static void test_open_when_the_file_is_reached_by_a_link_then_sees_the_wal(void 
 	store_close(store);
 	sqlite3_close(db);
 	close(fd);
+}
+
+/* A run file as a recorder leaves it that dies in mid-transaction: a WAL, or a rollback journal, lies beside it. */
+static void leave_unfinished(bool wal)
+{
+	struct built_run built;
+
+	empty_folder();
+	builder_make_random(path, 3, &built);
+	pid_t child = fork();
+
+	if (child == 0) {
+		sqlite3 *db;
+
+		if (sqlite3_open(path, &db))
+			_exit(1);
+		if (wal)
+			builder_exec(
+			        db,
+			        "PRAGMA journal_mode = WAL; UPDATE run SET ended = 'exit 7'; UPDATE allocation SET stack = 1");
+		else /* So little memory that pages are written before the commit. */
+			builder_exec(
+			        db,
+			        "PRAGMA cache_size = 1; BEGIN; UPDATE run SET ended = 'exit 7'; UPDATE allocation SET stack = 1;"
+			        "UPDATE note SET what = hex(zeroblob(100000))");
+		kill(getpid(), SIGKILL);
+	}
+	waitpid(child, NULL, 0);
+}
+
+static void test_open_when_a_closed_run_left_its_wal_then_folds_it(void **state)
+{
+	struct store_run run;
+
+	leave_unfinished(true);
+	assert_int_equal(files_in_folder(), 3);
+	struct store *store = open_store();
+
+	assert_int_equal(store_read_run(store, &run), 0);
+	assert_int_equal(run.recovery, STORE_COMPLETE);
+	assert_string_equal(run.ended, "exit 7");
+	store_close(store);
+	assert_int_equal(files_in_folder(), 1);
+}
+
+static void test_open_when_a_hot_journal_is_left_then_rolls_it_back(void **state)
+{
+	struct store_run run;
+
+	leave_unfinished(false);
+	assert_int_equal(files_in_folder(), 2);
+	struct store *store = open_store();
+
+	assert_int_equal(store_read_run(store, &run), 0);
+	assert_string_equal(run.ended, "exit 0");
+	store_close(store);
+	assert_int_equal(files_in_folder(), 1);
+}
+
+/* SQLite deletes the file that a journal names as its super-journal. */
+static void test_open_when_the_journal_names_a_victim_then_leaves_it(void **state)
+{
+	static const unsigned char magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+	char journal[96], victim[96];
+	uint32_t sum = 0, length;
+
+	leave_unfinished(false);
+	snprintf(journal, sizeof(journal), "%s-journal", path);
+	snprintf(victim, sizeof(victim), "%s/victim", folder);
+	write_file(victim, "precious", 9);
+	length = (uint32_t)strlen(victim);
+	for (const char *c = victim; *c; c++)
+		sum += (uint32_t)*c;
+	FILE *file = fopen(journal, "a");
+	const uint32_t words[] = {__builtin_bswap32((UINT32_C(1) << 30) / 4096 + 1), __builtin_bswap32(length),
+	                          __builtin_bswap32(sum)};
+
+	fwrite(&words[0], 4, 1, file);
+	fwrite(victim, 1, length, file);
+	fwrite(&words[1], 4, 2, file);
+	fwrite(magic, 1, sizeof(magic), file);
+	fclose(file);
+	struct store *store = NULL;
+	struct store_error error;
+
+	store_open(path, &store, &error);
+	store_close(store);
+	assert_int_equal(access(victim, F_OK), 0);
+	assert_int_equal(access(journal, F_OK), 0);
 }
 
 /* ---------------------------------------------------------------- answers */
@@ -1213,6 +1304,52 @@ static void test_read_when_bytes_are_mutated_then_never_crashes_or_hangs(void **
 	free(bytes);
 }
 
+static void mutate(unsigned char *bytes, size_t nr_bytes, uint64_t *random)
+{
+	for (unsigned i = 1 + (unsigned)(builder_random(random) % 8); i > 0; i--) {
+		uint64_t at = builder_random(random) % nr_bytes;
+
+		/* Headers, of the file and of its first frame, more often than the rest. */
+		bytes[builder_random(random) % 3 ? at : at % 80] ^= (unsigned char)(1 + builder_random(random) % 255);
+	}
+}
+
+static void test_read_when_what_lies_beside_is_mutated_then_never_crashes_or_hangs(void **state)
+{
+	const char *wanted = getenv("NNMEM_TEST_FUZZ");
+	unsigned nr_mutations = wanted ? (unsigned)atoi(wanted) / 5 : 60;
+
+	store_set_time_limit(300000000);
+	for (int wal = 0; wal < 2; wal++) {
+		char beside[96], shm[96];
+		size_t nr_bytes, nr_beside;
+
+		leave_unfinished(wal);
+		snprintf(beside, sizeof(beside), "%s-%s", path, wal ? "wal" : "journal");
+		snprintf(shm, sizeof(shm), "%s-shm", path);
+		unsigned char *bytes = read_whole_file(path, &nr_bytes), *others = read_whole_file(beside, &nr_beside);
+		unsigned char *changed = malloc(nr_beside);
+
+		for (uint64_t seed = 0; seed < nr_mutations; seed++) {
+			uint64_t random = seed;
+
+			empty_folder();
+			memcpy(changed, others, nr_beside);
+			mutate(changed, nr_beside, &random);
+			write_file(path, bytes, nr_bytes);
+			write_file(beside, changed,
+			           builder_random(&random) % 4 ? nr_beside : builder_random(&random) % nr_beside);
+			if (wal && seed % 2)
+				write_file(shm, changed, nr_beside < 32768 ? nr_beside : 32768);
+			read_everything();
+		}
+		free(bytes);
+		free(others);
+		free(changed);
+	}
+	store_set_time_limit(0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1239,6 +1376,9 @@ int main(void)
 	        cmocka_unit_test_setup(test_open_when_a_wal_file_was_copied_alone_then_reads_and_leaves_no_file, start_empty),
 	        cmocka_unit_test_setup(test_open_when_the_recorder_is_alive_then_reads_its_last_commit, start_empty),
 	        cmocka_unit_test_setup(test_open_when_the_file_is_reached_by_a_link_then_sees_the_wal, start_empty),
+	        cmocka_unit_test_setup(test_open_when_a_closed_run_left_its_wal_then_folds_it, start_empty),
+	        cmocka_unit_test_setup(test_open_when_a_hot_journal_is_left_then_rolls_it_back, start_empty),
+	        cmocka_unit_test_setup(test_open_when_the_journal_names_a_victim_then_leaves_it, start_empty),
 	        cmocka_unit_test_setup(test_read_run_when_finished_then_tells_all_facts, start_empty),
 	        cmocka_unit_test_setup(test_read_run_when_a_shape_is_not_known_then_values_are_not, start_empty),
 	        cmocka_unit_test_setup(test_find_device_when_named_then_gives_its_id, start_empty),
@@ -1255,6 +1395,7 @@ int main(void)
 	        cmocka_unit_test_setup(test_each_thread_oom_fact_when_read_then_as_stored, start_empty),
 	        cmocka_unit_test_setup(test_each_sibling_when_files_lie_beside_then_names_those_of_the_run, start_empty),
 	        cmocka_unit_test_setup(test_read_when_bytes_are_mutated_then_never_crashes_or_hangs, start_empty),
+	        cmocka_unit_test_setup(test_read_when_what_lies_beside_is_mutated_then_never_crashes_or_hangs, start_empty),
 	};
 
 	return cmocka_run_group_tests(tests, make_folder, remove_folder);
