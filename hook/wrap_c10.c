@@ -10,6 +10,7 @@
  */
 #include "hook/api.h"
 #include "hook/hook_internal.h"
+#include "hook/python.h"
 
 static bool user_profiler_is_on(void)
 {
@@ -37,6 +38,7 @@ static bool take_report(void *address, int64_t *size_bytes, uint64_t *total_allo
 	};
 	bool is_passed_on, is_forced = atomic32_load_relaxed(&hook.forced);
 
+	python_reported();
 	if (device != RECORD_DEVICE_CPU || !is_forced) {
 		bool shared = device == RECORD_DEVICE_CPU && hook_is_wanted() && forward_is_shared(&hook.forward, &report);
 
