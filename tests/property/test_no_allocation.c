@@ -1,0 +1,175 @@
+/*
+ * The hook's path allocates nothing and keeps errno: hook.c and what it calls, linked into a program that counts every
+ * allocation and mapping.  Never built with sanitizers: they replace malloc too.
+ */
+#define _GNU_SOURCE
+#include "hook/hook_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* glibc's own, behind the ones that we define. */
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+void *__libc_realloc(void *memory, size_t size);
+void *__libc_memalign(size_t alignment, size_t size);
+void __libc_free(void *memory);
+
+static unsigned long nr_allocations;
+
+void *malloc(size_t size)
+{
+	nr_allocations++;
+	return __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+	nr_allocations++;
+	return __libc_calloc(count, size);
+}
+
+void *realloc(void *memory, size_t size)
+{
+	nr_allocations++;
+	return __libc_realloc(memory, size);
+}
+
+void *aligned_alloc(size_t alignment, size_t size)
+{
+	nr_allocations++;
+	return __libc_memalign(alignment, size);
+}
+
+void free(void *memory)
+{
+	nr_allocations++;
+	__libc_free(memory);
+}
+
+void *mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
+{
+	nr_allocations++;
+	return (void *)syscall(SYS_mmap, address, length, protection, flags, fd, offset);
+}
+
+/* ---- the world around hook.c */
+
+#define CAPACITY (1u << 12)
+
+static struct hook_page page;
+static _Alignas(4096) unsigned char ring_memory[RING_HEADER_BYTES + CAPACITY * sizeof(struct record)];
+
+bool process_start(void)
+{
+	return false;
+}
+
+uint64_t hook_torch_thread(void)
+{
+	return 1;
+}
+
+static uint64_t now_ns = 1;
+
+static uint64_t fake_now(void)
+{
+	return now_ns;
+}
+
+static void fake_pause(uint64_t ns)
+{
+	now_ns += ns;
+}
+
+static bool fake_alive(uint32_t pid)
+{
+	return true;
+}
+
+static const struct emit_env fake_env = {fake_now, fake_pause, fake_alive};
+
+static void everything(struct forward_table *table)
+{
+	uint64_t node[NODES_WORDS] = {0, 1, 5, 0, 0, 1};
+	struct forward_report report = {.address = 0x1000, .size_bytes = 64, .total_bytes = 64};
+	uint8_t once = 0;
+
+	for (uint32_t i = 1; i <= 100; i++) {
+		hook_module_enter(i, i == 1, true, true);
+		hook_report((void *)0x1000, 64, 64, 0, RECORD_DEVICE_CPU, false);
+		hook_node_made(i);
+	}
+	hook_report_oom(1, 2, 3, RECORD_DEVICE_CPU);
+	for (uint32_t i = 1; i <= 100; i++)
+		hook_module_leave();
+	hook_node_made(1000);
+	hook_backward_begin(true);
+	hook_autograd_worker();
+	hook_graph_task(&node);
+	hook_node_begin(&node, node);
+	hook_report((void *)0x1000, -64, 0, 0, RECORD_DEVICE_CPU, false);
+	hook_node_end();
+	hook_backward_end();
+	hook_optimizer_begin(1);
+	hook_optimizer_end();
+	hook_scaler_update();
+	hook_input(0x1000, 64);
+	hook_mark(RECORD_MARK_STEP, 0);
+	hook_define(&(struct record){.kind = RECORD_INFO}, "key\0value", 9);
+	hook_note(&once, RECORD_SEVERITY_INFO, "%s %d", "text", 1);
+	forward_ordinary(table, &report);
+	report.size_bytes = -64;
+	forward_ordinary(table, &report);
+}
+
+static int failed;
+
+static void expect(const char *what, bool holds)
+{
+	if (!holds) {
+		fprintf(stderr, "FAILED: %s\n", what);
+		failed = 1;
+	}
+}
+
+int main(void)
+{
+	struct ring *ring = (struct ring *)(void *)ring_memory;
+	static struct forward_table table;
+	struct forward_report first = {.address = 0x5000, .size_bytes = 1, .total_bytes = 1};
+	unsigned long before;
+	void *volatile probe = malloc(1); /* the counters count */
+
+	free(probe);
+	expect("malloc and free are counted", nr_allocations >= 2);
+	ring_format(ring, CAPACITY, 0, 0);
+	page.state = HOOK_UP;
+	hook.page = &page;
+	hook.emitter.ring = ring;
+	hook.emitter.env = &fake_env;
+	before = nr_allocations;
+	forward_ordinary(&table, &first);
+	expect("the table of forwarded blocks is mapped once", nr_allocations == before + 1);
+
+	before = nr_allocations;
+	errno = 77;
+	everything(&table);
+	expect("the ring held all of it", ring->head > 300 && ring->lost[LOST_FULL] == 0);
+	expect("nothing is allocated while there is room", nr_allocations == before);
+	expect("errno is kept while there is room", errno == 77);
+	for (int i = 0; i < 20; i++)
+		everything(&table);
+	expect("the ring was full", ring->lost[LOST_FULL] > 0);
+	expect("nothing is allocated when the ring is full", nr_allocations == before);
+	page.state = HOOK_DRAINING;
+	errno = 77;
+	everything(&table);
+	expect("nothing is allocated after the end", nr_allocations == before);
+	expect("errno is kept after the end", errno == 77);
+	return failed;
+}
