@@ -214,6 +214,18 @@ static int write_step_device(struct writer *writer, uint64_t step, const struct 
 	return r;
 }
 
+/* What an open step was said to hold may belong to the step before it in the end. */
+static int forget_step(struct writer *writer, const char *sql, uint64_t step)
+{
+	struct row row;
+	int r = row_begin(writer, sql, &row);
+
+	if (r)
+		return r;
+	row_u64(&row, step);
+	return row_end(&row);
+}
+
 static int write_step(void *arg, const struct tag_step *step)
 {
 	struct writer *writer = arg;
@@ -233,6 +245,10 @@ static int write_step(void *arg, const struct tag_step *step)
 	row_u64(&row, relative_ns(writer, step->start_ns));
 	row_u64(&row, relative_ns(writer, step->end_ns));
 	r = row_end(&row);
+	if (!r)
+		r = forget_step(writer, "DELETE FROM step_device WHERE step = ?", step->step);
+	if (!r)
+		r = forget_step(writer, "DELETE FROM step_phase WHERE step = ?", step->step);
 	for (size_t i = 0; i < step->nr_devices && !r; i++)
 		r = write_step_device(writer, step->step, &step->devices[i]);
 	return r;
