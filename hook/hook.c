@@ -267,8 +267,14 @@ void hook_node_made(uint64_t number)
 	if (!hook_is_wanted())
 		return;
 	thread->nr_nodes++;
-	if (__builtin_expect(!thread->torch_thread, 0))
+	if (__builtin_expect(!thread->torch_thread, 0)) {
+		static uint8_t once;
+
 		thread->torch_thread = hook_torch_thread() + 1;
+		if (!thread->torch_thread)
+			hook_note(&once, RECORD_SEVERITY_DEGRADED,
+			          "backward has no layers: this PyTorch does not say how it numbers threads");
+	}
 	if (thread->torch_thread)
 		nodes_made(&nodes, thread->torch_thread - 1, number, innermost(thread));
 	if (!thread->forward_told && !thread->depth && !thread->backward_depth && !thread->optimizer_depth) {
@@ -283,6 +289,12 @@ void hook_node_begin(const void *graph_task, const void *node)
 
 	push(thread, hook_is_wanted() ? nodes_module(&nodes, node) : 0);
 	thread->node_depth++;
+	if (__builtin_expect(nodes_layout(&nodes) == NODES_GIVEN_UP, 0)) {
+		static uint8_t once;
+
+		hook_note(&once, RECORD_SEVERITY_DEGRADED,
+		          "backward has no layers: where this PyTorch keeps a node's number was not found");
+	}
 	if (!thread->backward_depth) { /* A node that runs on a thread that did not call backward: a worker's. */
 		uint64_t caller = graph_task_thread(graph_task);
 

@@ -18,7 +18,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -34,6 +36,7 @@
 #define START_WAIT_NS   UINT64_C(200000000) /* how long other threads wait for the one that starts the recorder */
 #define END_WAIT_NS     UINT64_C(1000000000)
 #define PAUSE_NS        UINT64_C(500000)
+#define SAY_WAIT_MS     100
 #define MIB             (UINT64_C(1) << 20)
 #define DEFAULT_RING_MB 16u
 #define MAX_RING_MB     (RING_MAX_SLOTS / (MIB / sizeof(struct record)))
@@ -153,6 +156,31 @@ static bool stderr_is_unchanged(void)
 	       now.st_ino == stderr_at_start.st_ino;
 }
 
+/*
+ * Write without what a write can do to a program that did not ask for it: block because nobody reads (a pipe that poll()
+ * finds writable takes PIPE_BUF bytes), end it by SIGPIPE, or stop it by SIGTTOU.
+ */
+static void write_to_stderr(const char *line, size_t length)
+{
+	struct pollfd writable = {.fd = STDERR_FILENO, .events = POLLOUT};
+	struct timespec no_time = {0};
+	sigset_t ours, old, pending;
+
+	if (poll(&writable, 1, SAY_WAIT_MS) != 1 || !(writable.revents & POLLOUT) || (writable.revents & (POLLERR | POLLNVAL)))
+		return;
+	sigemptyset(&ours);
+	sigaddset(&ours, SIGPIPE);
+	sigaddset(&ours, SIGTTOU);
+	sigpending(&pending);
+	if (pthread_sigmask(SIG_BLOCK, &ours, &old) != 0)
+		return;
+	if (write(STDERR_FILENO, line, length) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE)) {
+		sigdelset(&ours, SIGTTOU);
+		sigtimedwait(&ours, NULL, &no_time);
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
 void process_say(const char *format, ...)
 {
 	char line[1536];
@@ -160,15 +188,13 @@ void process_say(const char *format, ...)
 	size_t used = text_format(line, sizeof(line) - 1, "nnmem: ");
 	va_list arguments;
 
-	if (settings.log == LOG_QUIET || !stderr_is_unchanged())
-		goto out;
-	va_start(arguments, format);
-	used += text_vformat(line + used, sizeof(line) - 1 - used, format, arguments);
-	va_end(arguments);
-	line[used++] = '\n';
-	while (write(STDERR_FILENO, line, used) < 0 && errno == EINTR)
-		;
-out:
+	if (settings.log != LOG_QUIET && stderr_is_unchanged()) {
+		va_start(arguments, format);
+		used += text_vformat(line + used, sizeof(line) - 1 - used, format, arguments);
+		va_end(arguments);
+		line[used++] = '\n';
+		write_to_stderr(line, used);
+	}
 	errno = saved_errno;
 }
 
@@ -457,6 +483,8 @@ static bool start(void)
 		munmap(ring, ring_file_bytes(ring->capacity));
 		return false;
 	}
+	if (settings.log == LOG_DEBUG)
+		process_say("recording through %s by %s", ring_path, recorder_path);
 	hook.emitter.ring = ring;
 	note_what_happened();
 	return true;

@@ -233,6 +233,23 @@ static int exec_fails(void)
 	return 0;
 }
 
+/* It looks as if it would succeed until the kernel reads the file. */
+static int exec_fails_late(void)
+{
+	char *const arguments[] = {(char *)(uintptr_t) "x", NULL};
+	int fd = open("not-a-program", O_CREAT | O_WRONLY, 0700);
+
+	if (fd < 0 || write(fd, "\1\2\3", 3) != 3)
+		return 1;
+	close(fd);
+	some_memory();
+	errno = 0;
+	printf("%d", execv("./not-a-program", arguments));
+	printf(" %s\n", strerror(errno));
+	fake_alloc(0x6000, 8);
+	return 0;
+}
+
 static volatile unsigned long nr_made;
 
 static void handle_by_allocating(int number)
@@ -350,6 +367,7 @@ static const struct {
         {"execs", execs},
         {"execs_with_environment", execs_with_environment},
         {"exec_fails", exec_fails},
+        {"exec_fails_late", exec_fails_late},
         {"signals", signals},
         {"descriptors", descriptors},
         {"stderr_is_reused", stderr_is_reused},
