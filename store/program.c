@@ -4,14 +4,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -175,31 +173,6 @@ bool program_read_rss(const struct program *program, uint64_t *ret_rss_bytes, ui
 	/* The line before VmHWM may hold anything but a newline; a zombie has neither. */
 	return read_proc(program, "status", text, sizeof(text)) && find_kb(text, "\nVmRSS:", ret_rss_bytes) &&
 	       find_kb(text, "\nVmHWM:", ret_peak_rss_bytes);
-}
-
-bool program_has_mapped(const struct program *program, dev_t device, ino_t inode)
-{
-	int fd = open_proc(program, "maps");
-	FILE *maps = fd < 0 ? NULL : fdopen(fd, "r");
-	bool found = false;
-	char *line = NULL;
-	size_t size = 0;
-
-	if (!maps) {
-		if (fd >= 0)
-			close(fd);
-		return false;
-	}
-	while (!found && getline(&line, &size, maps) > 0) {
-		unsigned major_number, minor_number;
-		uint64_t line_inode;
-
-		if (sscanf(line, "%*x-%*x %*s %*x %x:%x %" SCNu64, &major_number, &minor_number, &line_inode) == 3)
-			found = line_inode == inode && makedev(major_number, minor_number) == device;
-	}
-	free(line);
-	fclose(maps);
-	return found;
 }
 
 void program_read_command(const struct program *program, char *ret, size_t size)

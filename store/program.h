@@ -35,9 +35,6 @@ void program_describe_end(struct program *program, char *ret, size_t size);
 /* Resident set and its high-water mark, bytes.  False: not to be had (it is a zombie, or gone). */
 bool program_read_rss(const struct program *program, uint64_t *ret_rss_bytes, uint64_t *ret_peak_rss_bytes);
 
-/* Whether the file (@device, @inode) is mapped in it; false too when that may not be known. */
-bool program_has_mapped(const struct program *program, dev_t device, ino_t inode);
-
 /* Its command line, joined by blanks, control characters replaced; "" when not to be had. */
 void program_read_command(const struct program *program, char *ret, size_t size);
 

@@ -28,13 +28,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define COMMIT_NS      UINT64_C(100000000)
+#define COMMIT_NS      UINT64_C(80000000) /* and a sleep of SLEEP_BUSY_MS: at most 100 ms after the event */
 #define SAMPLE_NS      UINT64_C(100000000)
 #define IDLE_AFTER_NS  UINT64_C(1000000000) /* without records for so long: sleep longer */
 #define STUCK_AFTER_NS UINT64_C(100000000)  /* the program said that it ended, but a slot stays unpublished */
 #define SLEEP_BUSY_MS  20
 #define SLEEP_IDLE_MS  100
-#define SLEEP_EXEC_MS  5
 #define SLOTS_PER_MS   2048u /* faster than any program fills a ring: how long a small one may be left alone */
 #define PUMP_SLOTS     (1u << 15)
 #define COMMAND_MAX    (1u << 15)
@@ -199,35 +198,23 @@ static int drain(struct recorder *recorder)
 	return r;
 }
 
-static int sleep_ms(const struct recorder *recorder, uint32_t producer)
+static int sleep_ms(const struct recorder *recorder)
 {
 	int longest = now_ns() - recorder->progress_ns > IDLE_AFTER_NS ? SLEEP_IDLE_MS : SLEEP_BUSY_MS;
 	int safe = (int)(recorder->ring->capacity / SLOTS_PER_MS);
 
-	if (producer == PRODUCER_EXEC)
-		longest = SLEEP_EXEC_MS;
 	return safe < 1 ? 1 : safe < longest ? safe : longest;
 }
 
 /*
- * What the program's state means when nothing is left to read now: 1 the recording is over.
+ * Whether the program has said its last and nothing is left to read.
  * @producer was read before the last pump, so that everything that belongs to it has been read.
  */
-static int is_over(struct recorder *recorder, uint32_t producer)
+static bool is_over(const struct recorder *recorder, uint32_t producer)
 {
-	int64_t nr_slots;
-	int r = 0;
-
-	switch (producer) {
-	case PRODUCER_ENDED:
-		return recording_backlog(recorder->recording) == 0 || now_ns() - recorder->progress_ns > STUCK_AFTER_NS;
-	case PRODUCER_EXEC:
-		/* exec may still fail: it has not as soon as the memory of the program that called it is gone. */
-		r = pump(recorder, true, &nr_slots);
-		return r ? r : !program_has_mapped(&recorder->program, recorder->ring_device, recorder->ring_inode);
-	default:
-		return 0;
-	}
+	if (producer != PRODUCER_ENDED && producer != PRODUCER_EXEC)
+		return false;
+	return recording_backlog(recorder->recording) == 0 || now_ns() - recorder->progress_ns > STUCK_AFTER_NS;
 }
 
 static int record(struct recorder *recorder)
@@ -245,15 +232,10 @@ static int record(struct recorder *recorder)
 			r = sample(recorder);
 		if (r)
 			return r;
-		if (dead || nr_slots == 0) {
-			r = dead ? 1 : is_over(recorder, producer);
-			if (r < 0)
-				return r;
-			if (r > 0)
-				break;
-		}
-		more = nr_slots == PUMP_SLOTS || (nr_slots > 0 && producer == PRODUCER_ENDED);
-		dead = program_wait(&recorder->program, more ? 0 : sleep_ms(recorder, producer));
+		if (dead || (nr_slots == 0 && is_over(recorder, producer)))
+			break;
+		more = nr_slots == PUMP_SLOTS || (nr_slots > 0 && producer != PRODUCER_RUNNING);
+		dead = program_wait(&recorder->program, more ? 0 : sleep_ms(recorder));
 	}
 	if (dead) {
 		program_describe_end(&recorder->program, ended, sizeof(ended));
@@ -268,22 +250,17 @@ static int record_to_the_end(struct recorder *recorder)
 	char message[RING_MESSAGE_MAX];
 	int r = record(recorder);
 
+	if (!r)
+		r = recording_finish(recorder->recording, message, sizeof(message));
 	if (r) {
 		snprintf(message, sizeof(message), "%s", recording_message(recorder->recording));
 		recording_abandon(recorder->recording, message);
 		say_failed(recorder, message);
 		return EXIT_FAILED;
 	}
-	snprintf(message, sizeof(message), "%s", recording_path(recorder->recording));
-	r = recording_close(recorder->recording);
-	if (r) {
-		char failure[RING_MESSAGE_MAX];
-
-		snprintf(failure, sizeof(failure), "cannot complete %.300s: %s", message, strerror(-r));
-		say_failed(recorder, failure);
-		return EXIT_FAILED;
-	}
+	recording_close(recorder->recording);
 	unlink_ring(recorder); /* First: where the program was the container's first process, nothing runs after it. */
+	snprintf(recorder->ring->message, sizeof(recorder->ring->message), "%s", message);
 	say_state(recorder, RECORDER_CLOSED);
 	return EXIT_SUCCESS;
 }

@@ -46,7 +46,8 @@ struct recording {
 	struct sample stored_sample; /* the last one written; ns 0: none */
 	struct sample last_sample;   /* the last one seen */
 	char ended[32];              /* by recording_set_ended() */
-	int failed;                  /* the first error: nothing is written after it */
+	bool finished;
+	int failed; /* the first error: nothing is written after it */
 	char message[RING_MESSAGE_MAX + RING_PATH_MAX];
 };
 
@@ -401,9 +402,54 @@ static int finish(struct recording *recording)
 	return r;
 }
 
+/* 1234567 as "1 234 567". */
+static const char *group_digits(uint64_t value, char ret[32])
+{
+	char digits[24];
+	int nr_digits = snprintf(digits, sizeof(digits), "%llu", (unsigned long long)value);
+	char *end = ret;
+
+	for (int i = 0; i < nr_digits; i++) {
+		if (i > 0 && (nr_digits - i) % 3 == 0)
+			*end++ = ' ';
+		*end++ = digits[i];
+	}
+	*end = '\0';
+	return ret;
+}
+
+static int describe(struct recording *recording, char *ret, size_t size)
+{
+	char events[32], steps[32], lost[32];
+	struct writer_totals totals;
+	int r = writer_read_totals(recording->writer, &totals);
+	int length;
+
+	if (r)
+		return r;
+	length = snprintf(ret, size, "%s event%s, %s step%s", group_digits(totals.events, events), totals.events == 1 ? "" : "s",
+	                  group_digits(totals.steps, steps), totals.steps == 1 ? "" : "s");
+	if (totals.lost && length >= 0 && (size_t)length < size)
+		snprintf(ret + length, size - (size_t)length, ", %s lost", group_digits(totals.lost, lost));
+	return 0;
+}
+
+int recording_finish(struct recording *recording, char *ret_summary, size_t summary_size)
+{
+	int r = recording->failed;
+
+	if (!r && !recording->finished) {
+		r = finish(recording);
+		recording->finished = r == 0;
+	}
+	if (!r && ret_summary)
+		r = describe(recording, ret_summary, summary_size);
+	return fail(recording, r);
+}
+
 int recording_close(struct recording *recording)
 {
-	int r = recording->failed ? recording->failed : finish(recording);
+	int r = recording_finish(recording, NULL, 0);
 
 	free_recording(recording);
 	return r;

@@ -794,6 +794,20 @@ const char *writer_message(const struct writer *writer)
 	return db_message(writer->db);
 }
 
+int writer_read_totals(struct writer *writer, struct writer_totals *ret)
+{
+	int64_t events, steps, lost;
+	int r = db_read_i64(writer->db, "SELECT ifnull(sum(allocs + frees), 0) FROM device", &events);
+
+	if (!r)
+		r = db_read_i64(writer->db, "SELECT count(*) FROM step WHERE kind IN (1, 3)", &steps);
+	if (!r)
+		r = db_read_i64(writer->db, "SELECT ifnull(sum(count), 0) FROM lost", &lost);
+	if (!r)
+		*ret = (struct writer_totals){(uint64_t)events, (uint64_t)steps, (uint64_t)lost};
+	return r;
+}
+
 /* ---- taking a run up again */
 
 const struct writer_run *writer_run(const struct writer *writer)

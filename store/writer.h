@@ -76,6 +76,14 @@ const char *writer_told_end(const struct writer *writer);
  */
 int writer_finish(struct writer *writer, const struct writer_commit *commit, const char *ended);
 
+/* What the file holds, as v_run says it. */
+struct writer_totals {
+	uint64_t events;
+	uint64_t steps; /* training steps, partial ones too */
+	uint64_t lost;
+};
+int writer_read_totals(struct writer *writer, struct writer_totals *ret);
+
 /* For taking a run up again. */
 const struct writer_run *writer_run(const struct writer *writer);
 uint64_t writer_last_seq(const struct writer *writer);

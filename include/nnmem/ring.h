@@ -54,10 +54,7 @@ enum ring_recorder {
 enum ring_producer {
 	PRODUCER_RUNNING = 0,
 	PRODUCER_ENDED = 1, /* RECORD_END is in the ring; nothing follows */
-	/*
-	 * Another program may follow under this pid; back to RUNNING when exec failed.  The recorder commits what there is
-	 * and closes once the program's memory (this mapping) is gone, so the hook need not wait for CLOSED here.
-	 */
+	/* Another program follows under this pid; RECORD_END is in the ring, and the recorder closes as for ENDED. */
 	PRODUCER_EXEC = 2,
 };
 
@@ -90,7 +87,7 @@ struct ring {
 
 	/* Written by the consumer before `recorder` becomes READY, FAILED or CLOSED (release). */
 	char run_path[RING_PATH_MAX];   /* the run file, as the user would name it */
-	char message[RING_MESSAGE_MAX]; /* RECORDER_FAILED: one sentence */
+	char message[RING_MESSAGE_MAX]; /* FAILED: one sentence; CLOSED: what the file holds */
 };
 _Static_assert(sizeof(struct ring) <= RING_HEADER_BYTES, "the header fits its page");
 _Static_assert(offsetof(struct ring, head) == 64 && offsetof(struct ring, tail) == 128 &&

@@ -2,8 +2,6 @@
 #define _GNU_SOURCE
 #include "store/program.h"
 
-#include "ring_filler.h"
-
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,7 +10,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -198,31 +195,6 @@ static void test_program_read_rss_when_it_lives_then_grows_with_it(void **state)
 	program_close(&program);
 }
 
-static void test_program_has_mapped_when_mapped_then_true_until_unmapped(void **state)
-{
-	char path[] = "/tmp/nnmem-test-program-XXXXXX";
-	struct program program;
-	struct stat status;
-	struct ring *ring;
-	int fd = mkstemp(path);
-	(void)state;
-
-	assert_true(fd >= 0);
-	close(fd);
-	unlink(path);
-	ring = ring_filler_map(path, RING_MIN_SLOTS);
-	assert_non_null(ring);
-	assert_int_equal(stat(path, &status), 0);
-	program_open(&program, (uint32_t)getpid(), start_ticks_of(getpid()));
-	assert_int_equal(program.start_ticks, ring->pid_start_ticks);
-	assert_true(program_has_mapped(&program, status.st_dev, status.st_ino));
-	unlink(path);
-	assert_true(program_has_mapped(&program, status.st_dev, status.st_ino));
-	ring_filler_unmap(ring);
-	assert_false(program_has_mapped(&program, status.st_dev, status.st_ino));
-	program_close(&program);
-}
-
 static void test_program_read_command_when_it_has_odd_bytes_then_one_line(void **state)
 {
 	struct program program;
@@ -265,7 +237,6 @@ int main(void)
 	        cmocka_unit_test(test_program_describe_end_when_reaped_after_exit_0_then_exit_0),
 	        cmocka_unit_test(test_program_open_when_the_pid_is_anothers_then_it_has_ended),
 	        cmocka_unit_test(test_program_read_rss_when_it_lives_then_grows_with_it),
-	        cmocka_unit_test(test_program_has_mapped_when_mapped_then_true_until_unmapped),
 	        cmocka_unit_test(test_program_read_command_when_it_has_odd_bytes_then_one_line),
 	};
 
