@@ -1,8 +1,9 @@
 /*
  * Finding the functions that we stand before: see api.h.
  *
- * RTLD_NEXT does not find them: Python loads PyTorch's libraries locally, so they are in no list that begins behind us.
- * They are looked for in every loaded object whose file is named libc10* or libtorch*, and, because whoever called us must
+ * RTLD_NEXT finds another preload that stands before the same functions, which then comes next.  It does not find
+ * PyTorch's own: Python loads PyTorch's libraries locally, so they are in no list that begins behind us.  They are looked
+ * for in every loaded object whose file is named libc10* or libtorch*, and, because whoever called us must
  * have found a definition somewhere, in all other objects when that fails.
  */
 #define _GNU_SOURCE
@@ -95,10 +96,21 @@ static void find_in_objects(enum api first, enum api end, bool only_torch)
 	}
 }
 
+static void find_behind_us(void)
+{
+	for (enum api api = 0; api < NR_API; api++) {
+		void *function = atomic64_load_acquire(&real_functions[api]) ? NULL : dlsym(RTLD_NEXT, symbols[api]);
+
+		if (function)
+			atomic64_store_release(&real_functions[api], (uint64_t)(uintptr_t)function);
+	}
+}
+
 void api_resolve(void)
 {
 	int saved_errno = errno;
 
+	find_behind_us();
 	find_in_objects(0, NR_API, true);
 	errno = saved_errno;
 }
@@ -107,6 +119,7 @@ static void *resolve_one(enum api api)
 {
 	int saved_errno = errno;
 
+	find_behind_us();
 	find_in_objects(0, NR_API, true);
 	if (!atomic64_load_acquire(&real_functions[api]))
 		find_in_objects(api, api + 1, false);
