@@ -7,9 +7,13 @@ set(run_folder ${CMAKE_CURRENT_BINARY_DIR}/run)
 file(WRITE ${run_folder}/empty.c "int nnmem_test_empty;\n")
 add_library(test_run_preload SHARED ${run_folder}/empty.c)
 set_target_properties(test_run_preload PROPERTIES OUTPUT_NAME nnmemhook LIBRARY_OUTPUT_DIRECTORY ${run_folder}/lib)
-nnmem_unit_test(run)
+nnmem_unit_test(run LIBS util)
 target_compile_definitions(test_run PRIVATE _GNU_SOURCE RUN_UNDER_TEST="${run_folder}/bin/nnmem-run"
                            PRELOAD_UNDER_TEST="${run_folder}/lib/libnnmemhook.so")
-add_custom_command(TARGET test_run POST_BUILD COMMAND ${CMAKE_COMMAND} -E make_directory ${run_folder}/bin
-                   COMMAND ${CMAKE_COMMAND} -E copy $<TARGET_FILE:nnmem-run> ${run_folder}/bin/nnmem-run)
-add_dependencies(test_run nnmem-run test_run_preload)
+add_custom_command(
+  OUTPUT ${run_folder}/bin/nnmem-run
+  COMMAND ${CMAKE_COMMAND} -E make_directory ${run_folder}/bin
+  COMMAND ${CMAKE_COMMAND} -E copy $<TARGET_FILE:nnmem-run> ${run_folder}/bin/nnmem-run
+  DEPENDS nnmem-run)
+add_custom_target(test_run_copy DEPENDS ${run_folder}/bin/nnmem-run)
+add_dependencies(test_run test_run_copy test_run_preload)

@@ -4,6 +4,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -12,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -197,6 +200,69 @@ static void test_run_when_signalled_then_command_gets_it_once(void **state)
 	}
 }
 
+#define COUNT         "--count-interrupts"
+#define NR_INTERRUPTS 8
+
+static volatile sig_atomic_t nr_interrupts;
+
+static void on_interrupt(int number)
+{
+	nr_interrupts++;
+	if (write(1, "!", 1) != 1)
+		_exit(98);
+}
+
+/*
+ * This program as the command: exit with how many SIGINTs came.  Each is answered before the next is sent, since two that
+ * wait at the same time are one (so one that came twice may be missed, but hardly eight of them).
+ */
+static int count_interrupts(void)
+{
+	struct timespec left = {.tv_nsec = 200000000};
+
+	signal(SIGINT, on_interrupt);
+	on_interrupt(0);
+	while (nr_interrupts < NR_INTERRUPTS + 1)
+		poll(NULL, 0, 10);
+	while (nanosleep(&left, &left) && errno == EINTR)
+		;
+	return nr_interrupts - 1;
+}
+
+static void wait_for_answer(int terminal)
+{
+	char seen = 0;
+
+	while (seen != '!')
+		assert_int_equal(read(terminal, &seen, 1), 1);
+}
+
+static void test_run_when_terminal_interrupts_then_command_gets_it_once(void **state)
+{
+	char self[4096] = "", rest[64];
+	int terminal, status;
+	pid_t pid = forkpty(&terminal, NULL, NULL, NULL);
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		if (readlink("/proc/self/exe", self, sizeof(self) - 1) < 0)
+			_exit(97);
+		execl(RUN_UNDER_TEST, RUN_UNDER_TEST, self, COUNT, (char *)NULL);
+		_exit(99);
+	}
+	wait_for_answer(terminal);
+	for (int i = 0; i < NR_INTERRUPTS; i++) {
+		assert_int_equal(write(terminal, "\003", 1), 1);
+		wait_for_answer(terminal);
+	}
+	while (read(terminal, rest, sizeof(rest)) > 0)
+		;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	close(terminal);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), NR_INTERRUPTS);
+}
+
 static void test_run_when_command_stops_then_stops_and_continues_with_it(void **state)
 {
 	struct outcome outcome = {.output = ""};
@@ -239,7 +305,7 @@ static void test_run_when_children_were_ignored_then_still_sees_the_end(void **s
 	assert_int_equal(WEXITSTATUS(outcome.status), 4);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(test_run_when_command_exits_then_same_status),
@@ -253,11 +319,15 @@ int main(void)
 	        cmocka_unit_test(test_run_when_options_given_then_in_environment),
 	        cmocka_unit_test(test_run_when_out_is_relative_then_meant_from_here),
 	        cmocka_unit_test(test_run_when_signalled_then_command_gets_it_once),
+	        cmocka_unit_test(test_run_when_terminal_interrupts_then_command_gets_it_once),
 	        cmocka_unit_test(test_run_when_command_stops_then_stops_and_continues_with_it),
 	        cmocka_unit_test(test_run_when_signal_was_ignored_then_command_ignores_it),
 	        cmocka_unit_test(test_run_when_children_were_ignored_then_still_sees_the_end),
 	};
 
+	if (argc == 2 && !strcmp(argv[1], COUNT))
+		return count_interrupts();
+	alarm(60); /* a signal that went astray must not hold up the other tests */
 	unsetenv("LD_PRELOAD");
 	/* Where nnmem-run itself is built with ASan, it meets a preloaded library when it starts itself. */
 	setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1);
