@@ -1,0 +1,131 @@
+/*
+ * What a block is for.
+ *
+ * Names decide first: a storage that the adapter named is what it was named.  Else the phase of birth and what was over at
+ * death decide (ACCOUNTING 3.1); the rule that did is stored with the category.  A block that is alive has a provisional
+ * category: what it would be if it were never freed, but in an episode that is still open what it is so far (in forward:
+ * its layer's call has returned: activation, else temporary).
+ *
+ * - What was given to a root module's call is input only if it was born outside all phases: the output of one network that
+ *   is given to another (GAN) is an activation.
+ * - The 4-byte gradient that `.backward()` makes before the engine starts is born in forward and lives into backward.
+ * - What autograd.grad() leaves is gradient too.
+ */
+#include "store/tagger_internal.h"
+
+struct verdict {
+	enum category category;
+	enum category_rule rule;
+};
+
+static const struct verdict named[] = {
+        [RECORD_TENSOR_PARAMETER] = {CATEGORY_PARAMETER, RULE_NAMED_PARAMETER},
+        [RECORD_TENSOR_BUFFER] = {CATEGORY_BUFFER, RULE_NAMED_BUFFER},
+        [RECORD_TENSOR_STATE] = {CATEGORY_OPTIMIZER_STATE, RULE_NAMED_STATE},
+        [RECORD_TENSOR_GRADIENT] = {CATEGORY_GRADIENT, RULE_NAMED_GRADIENT},
+};
+
+static bool is_dead(const struct live *live)
+{
+	return live->a.free_seq != 0;
+}
+
+static bool is_outside(uint8_t phase)
+{
+	return phase == PHASE_STATIC || phase == PHASE_OTHER;
+}
+
+/* Whether the episode of birth is over; of an unknown one, death in the same phase is taken for the same episode. */
+static bool is_over(const struct tagger *tagger, const struct live *live)
+{
+	if (!live->a.episode)
+		return !is_dead(live) || live->a.free_phase != live->a.phase;
+	return !episodes_is_open(&tagger->episodes, live->a.episode);
+}
+
+static struct verdict static_verdict(const struct tagger *tagger, const struct live *live)
+{
+	bool in_setup = tagger->in_static && (is_outside(live->a.free_phase) || live->a.free_phase == PHASE_INFERENCE);
+
+	if (is_dead(live) && in_setup)
+		return (struct verdict){CATEGORY_UNKNOWN, RULE_STATIC_TEMPORARY};
+	if (tagger->adapter)
+		return (struct verdict){CATEGORY_INPUT, RULE_STATIC_DATA};
+	return (struct verdict){CATEGORY_PARAMETER, RULE_STATIC_KEPT};
+}
+
+static struct verdict forward_verdict(const struct tagger *tagger, const struct live *live)
+{
+	bool kept = is_over(tagger, live);
+
+	if (!kept && !is_dead(live))
+		kept = live->a.module && !scope_module_is_open(tagger, live->a.thread, live->a.module);
+	if (kept)
+		return (struct verdict){CATEGORY_ACTIVATION, RULE_FORWARD_KEPT};
+	return (struct verdict){CATEGORY_FORWARD_TEMPORARY, RULE_FORWARD_FREED};
+}
+
+static struct verdict verdict_of(const struct tagger *tagger, const struct live *live)
+{
+	const struct tag_allocation *a = &live->a;
+
+	if (a->level != LEVEL_BLOCK)
+		return (struct verdict){CATEGORY_UNKNOWN, RULE_NONE};
+	if (a->tensor)
+		return named[tagger->tensors[a->tensor - 1].kind];
+	if (a->named_input && is_outside(a->phase))
+		return (struct verdict){CATEGORY_INPUT, RULE_NAMED_INPUT};
+	if (a->recompute)
+		return (struct verdict){CATEGORY_RECOMPUTE, RULE_RECOMPUTE};
+	switch (a->phase) {
+	case PHASE_STATIC:
+		return static_verdict(tagger, live);
+	case PHASE_FORWARD:
+		return forward_verdict(tagger, live);
+	case PHASE_BACKWARD:
+		if (is_over(tagger, live))
+			return (struct verdict){CATEGORY_GRADIENT, RULE_BACKWARD_KEPT};
+		return (struct verdict){CATEGORY_BACKWARD_TEMPORARY, RULE_BACKWARD_FREED};
+	case PHASE_OPTIMIZER:
+		if (is_over(tagger, live))
+			return (struct verdict){CATEGORY_OPTIMIZER_STATE, RULE_OPTIMIZER_KEPT};
+		return (struct verdict){CATEGORY_OPTIMIZER_TEMPORARY, RULE_OPTIMIZER_FREED};
+	case PHASE_INFERENCE:
+		return (struct verdict){CATEGORY_FORWARD_TEMPORARY, RULE_INFERENCE};
+	default:
+		if (a->seen_forward)
+			return (struct verdict){CATEGORY_INPUT, RULE_BEFORE_FORWARD};
+		return (struct verdict){CATEGORY_UNKNOWN, RULE_BETWEEN_PHASES};
+	}
+}
+
+void category_decide(const struct tagger *tagger, struct live *live)
+{
+	struct verdict verdict;
+
+	if (live->a.phase == PHASE_OTHER && tagger->nr_forwards > live->forwards)
+		live->a.seen_forward = true;
+	verdict = verdict_of(tagger, live);
+	live->a.category = (uint8_t)verdict.category;
+	live->a.rule = (uint8_t)verdict.rule;
+	live->a.provisional = !is_dead(live);
+}
+
+/* Whether the category can only change by a name or by death. */
+bool category_is_settled(const struct tagger *tagger, const struct live *live)
+{
+	const struct tag_allocation *a = &live->a;
+
+	if (a->level != LEVEL_BLOCK || a->tensor || a->recompute)
+		return true;
+	switch (a->phase) {
+	case PHASE_STATIC:
+		return !tagger->in_static;
+	case PHASE_OTHER:
+		return a->seen_forward;
+	case PHASE_INFERENCE:
+		return true;
+	default:
+		return !a->episode || !episodes_is_open(&tagger->episodes, a->episode);
+	}
+}
