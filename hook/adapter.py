@@ -35,7 +35,7 @@ Parameter = sys.modules["torch.nn.parameter"].Parameter
 TensorBase = getattr(torch._C, "TensorBase", None) or torch._C._TensorBase
 DisableTorchFunction = torch._C.DisableTorchFunction
 data_ptr = TensorBase.data_ptr
-untyped_storage = getattr(TensorBase, "untyped_storage", None) or (lambda tensor: tensor.storage()._untyped())
+strided = torch.strided
 no_dispatch = getattr(Tensor, "__torch_dispatch__", None)
 graph_task_id = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 tracing_state = torch._C._get_tracing_state
@@ -74,21 +74,33 @@ def text(*fields):
 
 
 def storage_of(tensor):
-    """(address, bytes) of the memory behind a tensor, or None where it has none of its own.  With torch functions off."""
+    """
+    (address, bytes) of the memory behind a tensor, or None where it has none of its own.  With torch functions off.
+
+    Not by untyped_storage(): the object that it makes stays with the storage for good.  What a tensor does not reach at
+    the end of its storage is not counted; the recorder knows a block's size better.
+    """
     kind = type(tensor)
     if kind is not Tensor and kind is not Parameter and getattr(kind, "__torch_dispatch__", None) is not no_dispatch:
         # A class of its own behaviour: what is inside a DTensor is an ordinary tensor, others are left alone.
         tensor = getattr(tensor, "_local_tensor", None) if kind.__name__ == "DTensor" else None
         if type(tensor) is not Tensor:
             return None
-    if tensor.layout is not torch.strided:
+    if tensor.layout is not strided:
         return None
     try:
-        storage = untyped_storage(tensor)
-        address = storage.data_ptr()
+        address = data_ptr(tensor)
     except (RuntimeError, NotImplementedError):
         return None  # a functorch wrapper and the like
-    return (address, storage.nbytes()) if address else None
+    if not address:
+        return None
+    item = tensor.element_size()
+    before = tensor.storage_offset() * item
+    if tensor.is_contiguous():
+        extent = tensor.numel()
+    else:
+        extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return address - before, before + extent * item
 
 
 def is_tensor(value):
@@ -240,11 +252,11 @@ def modules_below(module, path=""):
 
 
 def walk(root, root_name):
-    """Define everything under a root; returns its id."""
+    """Define everything under a root; returns its id.  While torch.jit.trace runs only names: it would record our looking."""
     root = inner(root)
     root_id = define_module(root, 0, root_name, "")
     known = knowledge.get(root_id) or knowledge.setdefault(root_id, Known(root_name))
-    known.again = False
+    known.again = tracing = tracing_state() is not None
     absorbed = set()
     owners, pointers = [], []
     for path, outer in modules_below(root):
@@ -264,7 +276,7 @@ def walk(root, root_name):
                 number = rename_module(module, number, root_id, root_name, path)
         if outer is not module:
             remember(outer, number)
-        if walk_tensors(module, number, path, known, pointers):
+        if not tracing and walk_tensors(module, number, path, known, pointers):
             owners.append(weakref.ref(module))
     known.owners, known.pointers = owners, pointers
     return root_id
@@ -289,9 +301,11 @@ def walk_tensors(module, number, path, known, pointers):
                 continue
             define_tensor(number, kind, name, f"{path}.{name}" if path else name, tensor)
             if type(tensor) is Tensor or type(tensor) is Parameter:
-                if tensor.layout is torch.strided:
+                try:
                     ordinary.append(data_ptr(tensor))
                     continue
+                except (RuntimeError, NotImplementedError):
+                    pass
             elif "Uninitialized" in type(tensor).__name__:
                 known.again = True  # a lazy module's; it is made in the first forward
             plain = False
@@ -349,20 +363,18 @@ def open_root(module, args, kwargs):
     plain = inner(module)
     number = identify(plain)
     grad = torch.is_grad_enabled()
-    if tracing_state() is not None:  # torch.jit.trace would record our looking at tensors.
-        push(number or define_module(plain, 0, name_root(plain), ""), True, grad, bool(plain.training))
-        return
-    recompute = graph_task_id() != -1
+    # Not where a checkpoint's forward is run again, nor where torch.jit.trace would record our looking at tensors.
+    look = graph_task_id() == -1 and tracing_state() is None
     if not number:
         number = define_module(plain, 0, name_root(plain), "")
         walk_again(knowledge.setdefault(number, Known(keys[number][0])))
-    elif not recompute:
+    elif look:
         refresh(root_ids[number], grad)
         number = identify(plain) or number
     if plain is not module:
         remember(module, number)
     push(number, True, grad, bool(plain.training))
-    if not recompute:
+    if look:
         found = []
         find_tensors(args, found, MAX_DEPTH)
         if kwargs:
@@ -379,7 +391,7 @@ def open_nested(module):
     number = identify(plain)
     root_id = current_root()
     known = knowledge.get(root_ids.get(root_id, root_id))
-    if not number and known is not None and tracing_state() is None:
+    if not number and known is not None:
         # Modules that are made on the fly are found nowhere: look for the first few and then ever more rarely.
         if known.in_vain < 8 or known.in_vain & (known.in_vain - 1) == 0:
             walk_again(known)
@@ -458,9 +470,8 @@ def new_call():
             return self._call_impl(*args, **kwargs)
 
     ours, theirs = known_call.__code__, getattr(original_call, "__code__", None)
-    same = theirs is not None and all(
-        getattr(ours, part) == getattr(theirs, part)
-        for part in ("co_code", "co_names", "co_varnames", "co_freevars", "co_argcount", "co_kwonlyargcount", "co_flags"))
+    parts = ("co_code", "co_names", "co_varnames", "co_freevars", "co_argcount", "co_kwonlyargcount")
+    same = theirs is not None and all(getattr(ours, part) == getattr(theirs, part) for part in parts)
     call = _wrapped_call_impl if same and original_call.__defaults__ is None else wrapped_call(original_call)
     for name in ("__doc__", "__module__", "__annotations__", "__dict__"):
         value = getattr(original_call, name, None)
