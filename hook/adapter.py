@@ -1,7 +1,7 @@
 # The Python adapter: tells the hook which modules and optimizers are at work, and the names of their tensors.
 #
 # Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
-# "<nnmem>" (python.c).  The namespace already holds the C functions enter, leave, push, in_module, current_root, step_open,
+# "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter, leave, push, in_module, current_root, step_open,
 # step_push, step_close, is_on, scaler_update, remember, identify, define, input_storage and note; python.c says what they do.
 #
 # It is a guest in somebody else's program:
@@ -9,8 +9,9 @@
 # - It makes no tensor, calls no operator, and reads attributes of tensors with __torch_function__ switched off.
 # - No error of its own reaches the program: each is caught and noted.  KeyboardInterrupt and its kind are not ours and
 #   pass; python.c knows what is open, so they leave nothing unbalanced.
-# - Dynamo may trace the wrappers: each begins with the question that Dynamo answers with True, and then does what
-#   PyTorch's own function does.
+# - Dynamo may inline the wrappers: each begins with the question that Dynamo answers with True, and then does what
+#   PyTorch's own function does.  It never compiles a frame of ours: it is told to step over them to the next one, which
+#   is the one that it would have compiled without us.
 #
 # Ids.  A module is known by an id that stands for (root name, path below the root, class).  When a model dies and another
 # of its kind takes its name, or a loss module is made anew in every step, the new one takes over the ids: what is sent
@@ -697,8 +698,22 @@ def capability():
     return backend.get_cpu_capability() if backend is not None else None
 
 
+def hide_from_dynamo(code):
+    """Frames of this code, and of the functions in it, are run and not compiled; what they call is compiled as ever."""
+    frames = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
+    if hasattr(frames, "set_code_exec_strategy"):
+        action = frames._FrameAction
+        frames.set_code_exec_strategy(code, frames._FrameExecStrategy(action.SKIP, action.DEFAULT))
+    elif hasattr(frames, "skip_code"):
+        frames.skip_code(code)
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            hide_from_dynamo(constant)
+
+
 # ---- last, so that an error above leaves PyTorch as it is
 
+hide_from_dynamo(own_code)
 Module.__call__ = new_call()
 Optimizer.profile_hook_step = staticmethod(profile_hook_step)
 wrap_known_optimizers()

@@ -583,8 +583,10 @@ static void attach(void)
 	enum adapter_state next = ADAPTER_DONE;
 	PyObject *names = new_namespace();
 	PyObject *code = names ? py.Py_CompileString(nnmem_adapter_source, "<nnmem>", Py_file_input) : NULL;
-	PyObject *result = code ? py.PyEval_EvalCode(code, names, names) : NULL;
+	PyObject *result = NULL;
 
+	if (code && py.PyDict_SetItemString(names, "own_code", code) == 0)
+		result = py.PyEval_EvalCode(code, names, names);
 	if (result) {
 		send_facts = py.PyDict_GetItemString(names, "send_facts");
 		py.Py_IncRef(send_facts);
