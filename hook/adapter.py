@@ -108,6 +108,10 @@ def is_tensor(value):
     return type(value) is Tensor or Tensor in type(value).__mro__
 
 
+def is_parameter(tensor):
+    return Parameter in type(tensor).__mro__ or getattr(tensor, "_is_param", False)
+
+
 def find_tensors(value, found, depth):
     """Append to `found` the tensors in nested lists, tuples and dictionaries, whatever their classes do."""
     kind = type(value)
@@ -140,14 +144,14 @@ keys = {}  # the other way round
 roots = {}  # root name -> weak reference to the module that has it
 root_ids = {}  # module id -> id of its root
 knowledge = {}  # id of a root -> Known
-sent = {}  # (module id, kind, name) -> (address, bytes, path): the tensors that were defined
+sent = {}  # (module id, kind, name) -> (address, bytes, path, id(tensor)): the tensors that were defined
 names = {}  # id(parameter) -> (address, module id, path); true only if the address is
 
 
 class Known:
     """What was found under a root the last time it was walked."""
 
-    __slots__ = ("name", "owners", "pointers", "again", "calls", "in_vain")
+    __slots__ = ("name", "owners", "pointers", "again", "calls", "in_vain", "moves")
 
     def __init__(self, name):
         self.name = name
@@ -156,6 +160,7 @@ class Known:
         self.again = False  # something was not ready: walk once more
         self.calls = 0
         self.in_vain = 0  # walks for a module that was not found
+        self.moves = 0  # walks because something had moved, less the calls at which nothing had
 
     def module(self):
         reference = roots.get(self.name)
@@ -227,11 +232,14 @@ def define_tensor(module, kind, key, path, tensor):
     storage = storage_of(tensor)
     if storage is None:
         return
-    now = (*storage, path)
-    names[id(tensor)] = (storage[0], module, path)
-    if sent.get((module, kind, key)) == now:
+    now = (*storage, path, id(tensor))
+    before = sent.get((module, kind, key))
+    if before == now:
         return
+    if before is not None and names.get(before[3], (0, 0))[1] == module:
+        names.pop(before[3], None)
     sent[(module, kind, key)] = now
+    names[id(tensor)] = (storage[0], module, path)
     define(DEF_TENSOR, module, *storage, kind, 0, text(path, str(tensor.dtype)[6:], shape_of(tensor), ""))
 
 
@@ -297,7 +305,8 @@ def walk_tensors(module, number, path, known, pointers):
         for name, tensor in tensors.items():
             if tensor is None:
                 continue
-            if not is_tensor(tensor):
+            # What functional_call puts in a parameter's place is none.
+            if not is_tensor(tensor) or (kind == PARAMETER and not is_parameter(tensor)):
                 plain = False
                 continue
             define_tensor(number, kind, name, f"{path}.{name}" if path else name, tensor)
@@ -341,9 +350,22 @@ def refresh(root_id, grad):
     if known is None:
         return
     known.calls += 1
-    # A power of two: what pointers do not tell (a parameter of a module that had none).
-    if known.again or known.calls & (known.calls - 1) == 0 or ((grad or known.calls % 8 == 0) and has_moved(known)):
+    # Rarely: what pointers do not tell (a parameter of a module that had none).
+    if is_rare(known.calls) or (known.again and known.calls < 16):
         walk_again(known)
+    elif grad or known.calls % 8 == 0:
+        if not has_moved(known):
+            known.moves = max(known.moves - 1, 0)
+            return
+        # Where tensors are exchanged for every call (torch.func.functional_call), ever more rarely.
+        known.moves += 1
+        if known.moves < 8 or is_rare(known.moves):
+            walk_again(known)
+
+
+def is_rare(count):
+    """True for powers of two."""
+    return count & (count - 1) == 0
 
 
 def walk_again(known):
@@ -394,7 +416,7 @@ def open_nested(module):
     known = knowledge.get(root_ids.get(root_id, root_id))
     if not number and known is not None:
         # Modules that are made on the fly are found nowhere: look for the first few and then ever more rarely.
-        if known.in_vain < 8 or known.in_vain & (known.in_vain - 1) == 0:
+        if known.in_vain < 8 or is_rare(known.in_vain):
             walk_again(known)
             number = identify(plain)
         if not number:

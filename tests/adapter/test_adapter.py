@@ -327,8 +327,12 @@ for _ in range(50):
     del net, optimizer
 one, two = Net(), Net()
 one(torch.ones(5, 3)), two(torch.ones(5, 3))
+for _ in range(100):
+    fast = {name: parameter * 2 for name, parameter in one.named_parameters()}
+    torch.func.functional_call(one, fast, (torch.ones(5, 3),))
 """,
     )
+    assert len(told.tensors(PARAMETER)) == 52 * 6 and len(told.tensors(BUFFER)) == 52 * 3
     assert {root for _, _, root in told.modules().values()} == {"Net", "Net#2", "CrossEntropyLoss"}
     assert sum(kind == MODULE for kind, *_ in told.definitions) == 13
     assert sum(kind == OPTIMIZER for kind, *_ in told.definitions) == 1
