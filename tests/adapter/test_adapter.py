@@ -213,7 +213,7 @@ def test_adapter_when_loaded_late_then_wraps_what_is_there(version, tmp_path):
     told = Told((tmp_path / "told").read_text())
     assert not told.notes and done.err == ""
     assert told.words("begin", "end") == ["begin 1", "end"]
-    assert len(told.calls()) == 7
+    assert len(told.calls()) == 8  # the compiled one, and the module in it
 
 
 # ---- balance
@@ -259,6 +259,7 @@ signal.signal(signal.SIGALRM, interrupt)
 interrupted = 0
 def work(k):
     global interrupted
+    torch.set_grad_enabled(True)  # PyTorch's own no_grad may have been cut short
     other = Net()
     optimizer = torch.optim.Adam(other.parameters())
     try:
@@ -272,10 +273,12 @@ work(0)
 for k in range(400):
     try:
         work(k)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError):
         pass
 signal.setitimer(signal.ITIMER_REAL, 0)
+torch.set_grad_enabled(True)
 assert interrupted > 50, interrupted
+assert torch._C._is_torch_function_enabled()
 net(torch.ones(5, 3))
 train(net, torch.optim.Adam(net.parameters()))
 """,
