@@ -224,7 +224,7 @@ static int record(struct recorder *recorder)
 
 	for (;;) {
 		uint32_t producer = atomic32_load_acquire(&recorder->ring->producer);
-		int64_t nr_slots;
+		int64_t nr_slots = 0;
 		bool more;
 		int r = pump(recorder, false, &nr_slots);
 
