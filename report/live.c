@@ -49,7 +49,9 @@ static int add_to_owner(struct live *live, const struct store_allocation *alloca
 			owner->bytes += allocation->size_bytes;
 			return 0;
 		}
-		if (owner->root && allocation->root && strcmp(owner->root, allocation->root))
+		/* A loss that is called by itself is a root too, but its name tells it from any layer. */
+		if (owner->layer && *owner->layer && allocation->layer && *allocation->layer &&
+		    !same(owner->root, allocation->root))
 			live->several_roots = true;
 	}
 	if (live->nr_owners == live->room_owners) {

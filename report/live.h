@@ -16,7 +16,7 @@ struct live {
 	uint64_t category_blocks[NR_CATEGORIES], category_bytes[NR_CATEGORIES];
 	struct live_owner *owners; /* in the order met */
 	size_t nr_owners, room_owners;
-	bool several_roots;
+	bool several_roots; /* layers below more than one root own something */
 
 	/* The block whose birth made this instant, where it is still alive then. */
 	bool has_last;

@@ -327,7 +327,7 @@ static bool has_several_roots(const struct tree *tree)
 	const char *root = NULL;
 
 	for (size_t i = 0; i < tree->nr_nodes; i++) {
-		if (!tree->nodes[i].root)
+		if (!tree->nodes[i].root || !*tree->nodes[i].layer)
 			continue;
 		if (root && strcmp(root, tree->nodes[i].root))
 			return true;

@@ -1,4 +1,4 @@
--- A recorded run, by dump.py.
+-- A run made by hand, with losses, a refused allocation and a note that tries to steer the terminal.
 INSERT INTO run (id, run_id, nnmem_version, pid, rank, hostname, command, ring_path, ring_start_ns, start_realtime_ns, ended, told_end, last_seq, last_ns, peak_rss_bytes) VALUES
 (1,'0123456789abcdef','0.1.0',4242,NULL,'host','python train.py --batch 64',NULL,0,1767000000000000000,'exit 0','exit 0',126,189000000,612000000);
 INSERT INTO fact (key, value) VALUES

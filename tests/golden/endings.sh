@@ -5,7 +5,7 @@ golden_db=$1 report=$2 folder=$3
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 export LC_ALL=C.UTF-8 TERM=dumb
-"$golden_db" "$work/run.db" "$folder/small.sql" || exit 2
+"$golden_db" "$work/run.db" "$folder/conv.sql" || exit 2
 cd "$work" || exit 2
 failed=0
 
