@@ -1350,6 +1350,52 @@ static void test_read_when_what_lies_beside_is_mutated_then_never_crashes_or_han
 	store_set_time_limit(0);
 }
 
+/* Any column of any table may hold any value that SQLite can store there. */
+static void test_read_when_any_column_holds_any_value_then_never_crashes_or_hangs(void **state)
+{
+	static const char *const values[] = {
+	        "-1",      "0",   "9223372036854775807", "-9223372036854775808", "4294967296", "1.5", "1e300", "'x'", "''",
+	        "x'00ff'", "NULL"};
+	const size_t nr_values = sizeof(values) / sizeof(values[0]);
+	const size_t step = getenv("NNMEM_TEST_FUZZ") ? 1 : 9; /* the short form takes every ninth pair */
+	struct built_run built;
+	size_t nr_bytes, pair = 0, nr_changed = 0;
+	sqlite3 *model, *db;
+	sqlite3_stmt *columns;
+
+	builder_make_random(path, 7, &built);
+	unsigned char *good = read_whole_file(path, &nr_bytes);
+
+	assert_int_equal(sqlite3_open(":memory:", &model), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(model, store_schema_sql, NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(
+	                         model,
+	                         "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'",
+	                         -1, &columns, NULL),
+	                 SQLITE_OK);
+	store_set_time_limit(300000000);
+	while (sqlite3_step(columns) == SQLITE_ROW) {
+		for (size_t i = 0; i < nr_values; i++) {
+			if (pair++ % step)
+				continue;
+			char *sql = sqlite3_mprintf("PRAGMA synchronous = OFF; UPDATE OR IGNORE %s SET %s = %s",
+			                            sqlite3_column_text(columns, 0), sqlite3_column_text(columns, 1), values[i]);
+
+			write_file(path, good, nr_bytes);
+			assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+			nr_changed += sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK && sqlite3_changes(db) > 0;
+			sqlite3_close(db);
+			sqlite3_free(sql);
+			read_everything();
+		}
+	}
+	store_set_time_limit(0);
+	assert_true(nr_changed > pair / step / 2);
+	sqlite3_finalize(columns);
+	sqlite3_close(model);
+	free(good);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1395,6 +1441,7 @@ int main(void)
 	        cmocka_unit_test_setup(test_each_thread_oom_fact_when_read_then_as_stored, start_empty),
 	        cmocka_unit_test_setup(test_each_sibling_when_files_lie_beside_then_names_those_of_the_run, start_empty),
 	        cmocka_unit_test_setup(test_read_when_bytes_are_mutated_then_never_crashes_or_hangs, start_empty),
+	        cmocka_unit_test_setup(test_read_when_any_column_holds_any_value_then_never_crashes_or_hangs, start_empty),
 	        cmocka_unit_test_setup(test_read_when_what_lies_beside_is_mutated_then_never_crashes_or_hangs, start_empty),
 	};
 
