@@ -18,14 +18,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#pragma weak recording_reopen
-#pragma weak recording_producers_gone
-#pragma weak recording_pump
-#pragma weak recording_set_ended
-#pragma weak recording_message
-#pragma weak recording_abandon
-#pragma weak recording_close
-
 #define PUMP_SLOTS (1u << 16)
 
 static const char *const companions[] = {"-wal", "-journal"};
@@ -248,9 +240,6 @@ static int take_up(const char *path, struct ring *ring, const char *ended, char 
 	struct recording *recording = NULL;
 	struct db *db = NULL;
 	int64_t nr_slots;
-
-	if (!recording_reopen)
-		return -ENOSYS;
 	int r = has_foreign_journal(path) ? -EBADMSG : 0;
 
 	if (r) {
