@@ -188,7 +188,7 @@ static int sample(struct recorder *recorder)
 /* Nobody writes any more: read everything that is there. */
 static int drain(struct recorder *recorder)
 {
-	int64_t nr_slots;
+	int64_t nr_slots = 0;
 	int r;
 
 	recording_producers_gone(recorder->recording);

@@ -82,7 +82,7 @@ void tagger_free(struct tagger *tagger)
 	}
 	free(tagger->threads);
 	map_release(&tagger->thread_map);
-	live_release(&tagger->live);
+	live_table_release(&tagger->live);
 	free(tagger->episodes.ids);
 	step_release(tagger);
 	name_release(tagger);

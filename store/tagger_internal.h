@@ -107,7 +107,7 @@ int live_add(struct live_table *table, uint64_t address, uint16_t device, uint8_
 void live_remove(struct live_table *table, uint32_t index);
 void live_make_young(struct live_table *table, uint32_t index);
 void live_settle(struct live_table *table, uint32_t index);
-void live_release(struct live_table *table);
+void live_table_release(struct live_table *table);
 
 /* The episodes that are open now, ascending: ids only grow. */
 struct episodes {

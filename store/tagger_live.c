@@ -339,7 +339,7 @@ uint32_t live_find_containing(struct live_table *table, uint64_t address)
 	return table->sorted[low - 1];
 }
 
-void live_release(struct live_table *table)
+void live_table_release(struct live_table *table)
 {
 	free(table->pool);
 	free(table->slots);
