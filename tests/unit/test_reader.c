@@ -1250,7 +1250,7 @@ static bool read_everything(void)
 static void test_read_when_bytes_are_mutated_then_never_crashes_or_hangs(void **state)
 {
 	const char *wanted = getenv("NNMEM_TEST_FUZZ");
-	unsigned nr_mutations = wanted ? (unsigned)atoi(wanted) : 400, nr_opened = 0;
+	unsigned nr_mutations = wanted ? (unsigned)atoi(wanted) : 250, nr_opened = 0;
 	struct built_run built;
 	size_t nr_bytes;
 
@@ -1317,7 +1317,7 @@ static void mutate(unsigned char *bytes, size_t nr_bytes, uint64_t *random)
 static void test_read_when_what_lies_beside_is_mutated_then_never_crashes_or_hangs(void **state)
 {
 	const char *wanted = getenv("NNMEM_TEST_FUZZ");
-	unsigned nr_mutations = wanted ? (unsigned)atoi(wanted) / 5 : 60;
+	unsigned nr_mutations = wanted ? (unsigned)atoi(wanted) / 5 : 30;
 
 	store_set_time_limit(300000000);
 	for (int wal = 0; wal < 2; wal++) {
