@@ -84,6 +84,22 @@ static void test_db_open_when_the_name_has_special_characters_then_every_mode_op
 	}
 }
 
+static void test_db_open_when_a_relative_name_means_something_to_sqlite_then_it_is_a_file_all_the_same(void **state)
+{
+	static const char *const names[] = {":memory:", "file:x?mode=memory", ""};
+	struct fixture *f = *state;
+	char before[4096];
+	struct db *db = NULL;
+
+	assert_non_null(getcwd(before, sizeof(before)));
+	assert_int_equal(chdir(f->folder), 0);
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		assert_true(db_open(names[i], DB_WRITE, &db, NULL, 0) < 0);
+		assert_null(db);
+	}
+	assert_int_equal(chdir(before), 0);
+}
+
 static void test_db_open_when_the_file_has_views_and_triggers_then_neither_runs(void **state)
 {
 	struct fixture *f = *state;
@@ -193,6 +209,7 @@ int main(void)
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 	        TEST(test_db_open_when_the_file_is_missing_then_says_so_and_creates_nothing),
 	        TEST(test_db_open_when_the_name_has_special_characters_then_every_mode_opens_that_file),
+	        TEST(test_db_open_when_a_relative_name_means_something_to_sqlite_then_it_is_a_file_all_the_same),
 	        TEST(test_db_open_when_the_file_has_views_and_triggers_then_neither_runs),
 	        TEST(test_db_prepare_when_asked_again_then_the_statement_is_kept_and_ready),
 	        TEST(test_db_read_i64_when_there_is_no_row_or_null_then_enodata),
