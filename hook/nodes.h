@@ -9,8 +9,8 @@
  * Where a Node holds its number is learnt by looking for a pair of words that are the key of an entry.  The thread lies a
  * fixed distance behind the number, because a thread's number is small (the main thread's is 1) and so can be told neither
  * from a reference count nor from a flag.
- * Source: torch/csrc/autograd/function.h (node.h since 2.13), 1.13 to 2.14: sequence_nr_, topological_nr_, has_parent_, thread_id_, each in a
- * word of its own.
+ * Source: torch/csrc/autograd/function.h (node.h since 2.13), 1.13 to 2.14: sequence_nr_, topological_nr_, has_parent_,
+ * thread_id_, each in a word of its own.
  *
  * Thread: any, lock-free.  Signal: safe.  Allocates nothing.
  */
