@@ -316,13 +316,16 @@ static int attach_dead(struct store *store, bool wal)
 	if (r)
 		goto out;
 	store->recovery = STORE_COMPLETE;
-	if (before.running) {
-		const struct recover_origin origin = {before.ring_path, before.pid, before.ring_start_ns};
+	const struct recover_origin origin = {before.ring_path, before.pid, before.ring_start_ns};
 
+	if (before.running) {
 		detach(store);
 		recover_run(store->real_path, &origin, &recovery, store->recovery_reason, sizeof(store->recovery_reason));
 		store->recovery = recovery.result;
-	} else if (leftovers) {
+	} else {
+		recover_drop_ring(&origin);
+	}
+	if (!before.running && leftovers) {
 		detach(store);
 		if (!recover_fold(store->real_path)) {
 			recover_drop_copy(recovery.copy_path);

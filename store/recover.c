@@ -324,22 +324,45 @@ static bool is_writable(const char *path)
 	       faccessat(AT_FDCWD, slash ? folder : ".", W_OK, AT_EACCESS) == 0;
 }
 
+/* False: the program lives.  Else @ret says how it ended, as far as can be told. */
+static bool find_end(const struct ring *ring, char *ret, size_t size)
+{
+	struct program program;
+	bool ended;
+
+	program_open(&program, ring->pid, ring->pid_start_ticks);
+	ended = program_wait(&program, 0);
+	if (ended)
+		program_describe_end(&program, ret, size);
+	program_close(&program);
+	return ended;
+}
+
+void recover_drop_ring(const struct recover_origin *origin)
+{
+	struct left_ring left;
+	char text[200];
+
+	if (map_ring(origin, false, &left, text, sizeof(text)))
+		return;
+	if (find_end(left.ring, text, sizeof(text)))
+		unlink(origin->ring_path);
+	munmap(left.ring, left.size_bytes);
+}
+
 void recover_run(const char *path, const struct recover_origin *origin, struct recovery *ret, char *reason, size_t reason_size)
 {
 	struct left_ring left;
-	struct program program;
 	char ended[32] = "";
 
 	reason[0] = 0;
 	ret->result = STORE_RING_GONE;
 	if (map_ring(origin, false, &left, reason, reason_size))
 		return;
-	program_open(&program, left.ring->pid, left.ring->pid_start_ticks);
+	bool has_ended = find_end(left.ring, ended, sizeof(ended));
+
 	munmap(left.ring, left.size_bytes);
-	if (program_wait(&program, 0))
-		program_describe_end(&program, ended, sizeof(ended));
-	program_close(&program);
-	if (!ended[0]) {
+	if (!has_ended) {
 		ret->result = STORE_ORPHANED;
 		return;
 	}

@@ -36,6 +36,9 @@ struct recovery {
  */
 void recover_run(const char *path, const struct recover_origin *origin, struct recovery *ret, char *reason, size_t reason_size);
 
+/* The run is closed: remove the ring that its recorder did not come to remove, if the program is gone. */
+void recover_drop_ring(const struct recover_origin *origin);
+
 /* Copy a run file and what SQLite keeps beside it into a folder of its own, in memory if there is room. */
 int recover_copy(const char *path, char *ret_copy_path, size_t size);
 /* Unlink a private copy; who has it open keeps it.  "" is allowed. */

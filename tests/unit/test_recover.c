@@ -96,6 +96,7 @@ struct scene {
 	bool tell_end;        /* RECORD_END says exit 3 */
 	bool program_lives;   /* until end_program() */
 	bool recorder_lives;  /* until end_program(), with what it has committed */
+	bool keeps_ring;      /* with record_all: the recorder dies before it has removed the ring */
 	bool tears;           /* a thread claims a slot and dies before it has published it */
 	unsigned nr_recorded; /* steps of 5 that the recorder has committed when it dies */
 };
@@ -129,7 +130,8 @@ static void be_recorder(const struct scene *scene, struct ring *ring, struct rec
 			;
 		if (recording_set_ended(recording, "killed") || recording_close(recording))
 			_exit(12);
-		unlink(ring_path);
+		if (!scene->keeps_ring)
+			unlink(ring_path);
 	}
 	__atomic_store_n(&told->recorded, 1, __ATOMIC_RELEASE);
 	if (scene->recorder_lives)
@@ -321,6 +323,22 @@ static void test_open_when_nothing_told_the_end_then_says_killed(void **state)
 	/* From Linux 6.15 on the end of a reaped process can still be told. */
 	assert_true(strcmp(run.ended, "killed") == 0 || strcmp(run.ended, "signal 9") == 0);
 	store_close(store);
+}
+
+static void test_open_when_a_closed_run_left_its_ring_then_removes_it_after_the_program(void **state)
+{
+	struct scene scene = {.record_all = true, .keeps_ring = true, .tell_end = true, .program_lives = true};
+	struct play play = begin_play(&scene);
+	struct store *store = open_store();
+
+	assert_int_equal(read_run(store).recovery, STORE_COMPLETE);
+	store_close(store);
+	assert_true(exists(ring_path));
+	end_program(&play);
+	store = open_store();
+	assert_int_equal(read_run(store).recovery, STORE_COMPLETE);
+	store_close(store);
+	assert_false(exists(ring_path));
 }
 
 static void test_open_when_a_record_was_never_published_then_counts_it_and_reads_on(void **state)
@@ -571,6 +589,7 @@ int main(void)
 	                               start_empty),
 	        cmocka_unit_test_setup(test_open_when_nothing_told_the_end_then_says_killed, start_empty),
 	        cmocka_unit_test_setup(test_read_when_recorded_then_totals_equal_the_replay, start_empty),
+	        cmocka_unit_test_setup(test_open_when_a_closed_run_left_its_ring_then_removes_it_after_the_program, start_empty),
 	        cmocka_unit_test_setup(test_open_when_a_record_was_never_published_then_counts_it_and_reads_on, start_empty),
 	        cmocka_unit_test_setup(test_open_when_the_program_lives_then_leaves_all_for_later, start_empty),
 	        cmocka_unit_test_setup(test_open_when_the_recorder_lives_then_reads_its_last_commit, start_empty),
