@@ -171,6 +171,22 @@ static int each_oom(const struct store_oom *oom, void *arg)
 	return 0;
 }
 
+/* How complete the file is: in the colour of trouble only when something is missing from it. */
+static void report_state(struct report *report, const char *recovery)
+{
+	const struct store_run *run = &report->run;
+	bool whole = run->recovery == STORE_LIVE || run->recovery == STORE_RECOVERED;
+	format_buffer number;
+	char events[FORMAT_MAX + 16] = "";
+
+	if (run->recovered_events)
+		snprintf(events, sizeof(events), " (%.30s events)", format_count(run->recovered_events, number));
+	if (whole)
+		report_heading(report, "%s%s", recovery, events);
+	else
+		report_warning(report, "%s%s", recovery, events);
+}
+
 int report_losses(struct report *report)
 {
 	const struct store_run *run = &report->run;
@@ -183,12 +199,8 @@ int report_losses(struct report *report)
 	if (run->audit_failures)
 		report_warning(report, "%s of %s running totals differ from PyTorch's own: the numbers below may be wrong",
 		               format_count(run->audit_failures, number), format_count(run->audit_checks, whole));
-	if (recovery) {
-		if (run->recovered_events)
-			report_warning(report, "%s (%s events)", recovery, format_count(run->recovered_events, number));
-		else
-			report_warning(report, "%s", recovery);
-	}
+	if (recovery)
+		report_state(report, recovery);
 	if (run->ooms) {
 		error = store_each_oom(report->store, each_oom, &troubles);
 		if (error)
