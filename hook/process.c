@@ -534,7 +534,9 @@ static void say_how_it_went(uint32_t recorder_state)
 	memcpy(message, ring->message, sizeof(message));
 	path[sizeof(path) - 1] = message[sizeof(message) - 1] = '\0';
 
-	if (recorder_state == RECORDER_FAILED)
+	if (recorder_state == RECORDER_FAILED && path[0])
+		process_say("%s; what it holds and what is still in memory is read by: nnmem-report %s", message, path);
+	else if (recorder_state == RECORDER_FAILED)
 		process_say("nothing was recorded: %s", message);
 	else if (recorder_state == RECORDER_CLOSED)
 		process_say("wrote %s%s%s%s; read it with: nnmem-report %s", path, message[0] ? " (" : "", message,
