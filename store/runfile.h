@@ -55,7 +55,10 @@ int runfile_take_over(const char *path, struct runfile *ret);
 /* Unlock and close; the file stays.  Twice is allowed. */
 void runfile_release(struct runfile *file);
 
-/* Whether a recorder is at work on @path: 1 yes, 0 no, or a negative errno when that cannot be told. */
+/*
+ * Whether a recorder is at work on @path: 1 yes, 0 no, or a negative errno when that cannot be told.
+ * Not while this process has @path open as a database: the descriptor that is closed here would take SQLite's locks along.
+ */
 int runfile_is_live(const char *path);
 
 /* Whether the file system type (statfs.f_type) is one that other machines may write to, or whose locks are doubtful. */
