@@ -23,15 +23,20 @@ static const struct unit decimal_units[] = {
         {"TB", UINT64_C(1000000000000)},
 };
 
-struct unit unit_for(enum unit_system system, uint64_t largest_bytes)
+struct unit unit_for(enum unit_system system, uint64_t bytes)
 {
 	const struct unit *units = system == UNITS_DECIMAL ? decimal_units : binary_units;
 	size_t i = 0;
 
 	if (system != UNITS_EXACT)
-		while (i + 1 < sizeof(binary_units) / sizeof(binary_units[0]) && largest_bytes >= units[i + 1].bytes)
+		while (i + 1 < sizeof(binary_units) / sizeof(binary_units[0]) && bytes >= units[i + 1].bytes)
 			i++;
 	return units[i];
+}
+
+struct unit unit_for_table(enum unit_system system, uint64_t largest_bytes)
+{
+	return unit_for(system, largest_bytes / 10);
 }
 
 char *format_count(uint64_t count, char ret[FORMAT_MAX])
@@ -283,7 +288,7 @@ struct table {
 };
 
 #define COLUMN_GAP   2u
-#define FLEXIBLE_MIN 8u
+#define FLEXIBLE_MIN 12u
 
 struct table *table_new(const struct column *columns, size_t nr_columns)
 {
@@ -359,7 +364,7 @@ static void print_cell(FILE *out, const char *text, size_t width, bool right, bo
 {
 	size_t needed = text_width(text);
 	const char *dots = utf8 ? "\xe2\x80\xa6" : "~";
-	size_t head, used = 0;
+	size_t indent, head, used = 0;
 
 	if (needed <= width) {
 		if (right)
@@ -369,7 +374,9 @@ static void print_cell(FILE *out, const char *text, size_t width, bool right, bo
 			print_blanks(out, width - needed);
 		return;
 	}
-	head = (width - 1) / 2;
+	/* An indented name stays where it is in its tree. */
+	indent = strspn(text, " ");
+	head = indent < width ? indent + (width - indent - 1) / 2 : (width - 1) / 2;
 	while (*text) {
 		size_t columns;
 		size_t length = next_character(text, &columns);

@@ -27,8 +27,10 @@ struct unit {
 	uint64_t bytes;   /* that make one; 1: exact */
 };
 
-/* The unit in which @largest reads well. */
-struct unit unit_for(enum unit_system system, uint64_t largest_bytes);
+/* The unit in which @bytes reads well. */
+struct unit unit_for(enum unit_system system, uint64_t bytes);
+/* The unit of a table whose largest value is @largest_bytes: finer, so that the small ones keep a digit or two. */
+struct unit unit_for_table(enum unit_system system, uint64_t largest_bytes);
 
 /* "18 531 608" */
 char *format_count(uint64_t count, char ret[FORMAT_MAX]);

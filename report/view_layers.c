@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define INDENT_MAX 24u
+#define WIDE       100u /* columns of a line with room for everything */
 
 enum { SUM_PARAMS, SUM_GRADIENT, SUM_STATE, SUM_SAVED, SUM_TEMPORARY, SUM_AT_PEAK, NR_SUMS };
 
@@ -213,7 +214,8 @@ static void add_row(struct printing *printing, enum style style, const char *nam
 static const char *own_name(struct report *report, const struct tree *tree, const struct node *node)
 {
 	char indented[SAFE_TEXT_MAX];
-	unsigned indent = node->depth * 2 < INDENT_MAX ? node->depth * 2 : INDENT_MAX;
+	unsigned step = report->table_width && report->table_width < WIDE ? 1 : 2;
+	unsigned indent = node->depth * step < INDENT_MAX ? node->depth * step : INDENT_MAX;
 	const char *name = node->layer;
 
 	if (!*name)
@@ -260,7 +262,7 @@ static int print_tree(struct report *report, struct tree *tree, size_t *order)
 	};
 	uint64_t limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit;
 	bool flat = limit != LIMIT_ALL;
-	struct printing printing = {.report = report, .classes = !report->table_width || report->table_width >= 100};
+	struct printing printing = {.report = report, .classes = !report->table_width || report->table_width >= WIDE};
 	uint64_t largest = 0, shown = 0, rest = 0, empty = 0;
 	uint64_t rest_sums[NR_SUMS] = {0};
 	char words[96];
@@ -276,7 +278,7 @@ static int print_tree(struct report *report, struct tree *tree, size_t *order)
 	}
 	for (size_t j = 0; j < NR_SUMS; j++)
 		largest = printing.totals[j] > largest ? printing.totals[j] : largest;
-	printing.unit = unit_for(report->arguments->units, largest);
+	printing.unit = unit_for_table(report->arguments->units, largest);
 	printing.table = printing.classes ? table_new(columns, 10) : table_new(narrow, 9);
 	if (flat)
 		qsort_r(order, tree->nr_nodes, sizeof(*order), compare_at_peak, tree);

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define LIMIT_TEXT 20u
-#define WIDE       100u /* columns of a line with room for everything */
+#define WIDE       120u /* columns of a line with room for everything */
 
 static void print_head(struct report *report, const struct store_device *device, const struct live *live)
 {
@@ -34,7 +34,7 @@ static int print_categories(struct report *report, const struct live *live)
 {
 	static const struct column columns[] = {
 	        {"", false, false}, {"bytes", true, false}, {"", true, false}, {"", true, false}, {"blocks", true, false}};
-	struct unit unit = unit_for(report->arguments->units, live->bytes);
+	struct unit unit = unit_for_table(report->arguments->units, live->bytes);
 	struct column named[5];
 	struct table *table;
 	bool done[NR_CATEGORIES] = {false};
@@ -138,7 +138,7 @@ static int each_block(const struct store_allocation *allocation, void *arg)
 
 static int print_blocks(struct report *report, const struct store_device *device, const struct live *live)
 {
-	struct unit unit = unit_for(report->arguments->units, live->bytes);
+	struct unit unit = unit_for_table(report->arguments->units, live->bytes);
 	bool wide = !report->table_width || report->table_width >= WIDE;
 	bool human = wide && unit.bytes > 1;
 	struct column columns[9];

@@ -109,7 +109,7 @@ static int print_table(struct report *report, const struct compositions *both)
 {
 	const struct store_composition *training = &both->training, *inference = &both->inference;
 	uint64_t largest = training->peak_bytes > inference->peak_bytes ? training->peak_bytes : inference->peak_bytes;
-	struct unit unit = unit_for(report->arguments->units, largest);
+	struct unit unit = unit_for_table(report->arguments->units, largest);
 	const struct column human[] = {
 	        {"", false, false},       {"training", true, false},  {unit.name, true, false},
 	        {"at peak", true, false}, {"inference", true, false}, {unit.name, true, false},

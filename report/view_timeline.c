@@ -660,7 +660,7 @@ static int text(struct report *report)
 		        format_count(timeline.nr_steps, number));
 		return 0;
 	}
-	timeline.unit = unit_for(report->arguments->units, timeline.peak_bytes);
+	timeline.unit = unit_for_table(report->arguments->units, timeline.peak_bytes);
 	error = print_charts(&timeline);
 	if (error)
 		return error;

@@ -57,6 +57,15 @@ static void test_format_in_unit_when_small_then_never_zero_for_something(void **
 	assert_string_equal(format_in_unit(mib, 3u << 19, buffer), "1.5");
 }
 
+static void test_unit_for_table_when_largest_is_just_above_then_finer_unit(void **state)
+{
+	assert_string_equal(unit_for_table(UNITS_BINARY, (10u << 20) - 1).name, "KiB");
+	assert_string_equal(unit_for_table(UNITS_BINARY, 10u << 20).name, "MiB");
+	assert_string_equal(unit_for_table(UNITS_DECIMAL, 10000000).name, "MB");
+	assert_int_equal(unit_for_table(UNITS_EXACT, 10u << 20).bytes, 1);
+	assert_int_equal(unit_for_table(UNITS_BINARY, 0).bytes, 1);
+}
+
 static void test_format_duration_when_long_then_coarser(void **state)
 {
 	char buffer[FORMAT_MAX];
@@ -203,6 +212,7 @@ int main(void)
 	        cmocka_unit_test(test_format_delta_when_signed_then_sign_first),
 	        cmocka_unit_test(test_format_bytes_when_large_then_unit_of_its_system),
 	        cmocka_unit_test(test_format_in_unit_when_small_then_never_zero_for_something),
+	        cmocka_unit_test(test_unit_for_table_when_largest_is_just_above_then_finer_unit),
 	        cmocka_unit_test(test_format_duration_when_long_then_coarser),
 	        cmocka_unit_test(test_format_share_when_tiny_then_not_zero),
 	        cmocka_unit_test(test_text_clean_when_it_steers_a_terminal_then_escaped),
