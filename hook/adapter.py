@@ -8,7 +8,7 @@
 # - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.
 # - It makes no tensor, calls no operator, and reads attributes of tensors with __torch_function__ switched off.
 # - No error of its own reaches the program: each is caught and noted.  KeyboardInterrupt and its kind are not ours and
-#   pass; python.c knows what is open, so they leave nothing unbalanced.
+#   pass; python.c knows what is open, so they leave nothing unbalanced, and what was sent is remembered after it was sent.
 # - Dynamo may inline the wrappers: each begins with the question that Dynamo answers with True, and then does what
 #   PyTorch's own function does.  It never compiles a frame of ours: it is told to step over them to the next one, which
 #   is the one that it would have compiled without us.
@@ -202,9 +202,9 @@ def name_root(module):
 
 def give_name(number, key, root):
     """The id stands for (root name, path, class) from now on."""
+    define(DEF_MODULE, number, 0, 0, root or number, 0, text(key[1], key[2], key[0]))
     keys[number] = key
     root_ids[number] = root or number
-    define(DEF_MODULE, number, 0, 0, root or number, 0, text(key[1], key[2], key[0]))
 
 
 def define_module(module, root, root_name, path):
@@ -221,8 +221,9 @@ def rename_module(module, number, root, root_name, path):
     """A module that was known by another name keeps its id, unless the new name has one already."""
     ids.pop(keys.get(number), None)
     key = (root_name, path, class_name(module))
-    number = ids.setdefault(key, number)
+    before, number = number, ids.setdefault(key, number)
     give_name(number, key, root)
+    root_ids[before] = root or number
     remember(module, number)
     return number
 
@@ -238,9 +239,9 @@ def define_tensor(module, kind, key, path, tensor):
         return
     if before is not None and names.get(before[3], (0, 0))[1] == module:
         names.pop(before[3], None)
-    sent[(module, kind, key)] = now
-    names[id(tensor)] = (storage[0], module, path)
     define(DEF_TENSOR, module, *storage, kind, 0, text(path, str(tensor.dtype)[6:], shape_of(tensor), ""))
+    names[id(tensor)] = (storage[0], module, path)
+    sent[(module, kind, key)] = now
 
 
 def modules_below(module, path=""):
@@ -266,7 +267,6 @@ def walk(root, root_name):
     root_id = define_module(root, 0, root_name, "")
     known = knowledge.get(root_id) or knowledge.setdefault(root_id, Known(root_name))
     known.again = tracing = tracing_state() is not None
-    absorbed = set()
     owners, pointers = [], []
     for path, outer in modules_below(root):
         module = inner(outer)
@@ -278,10 +278,10 @@ def walk(root, root_name):
                 number = rename_module(module, number, 0 if number == root_id else root_id, *keys[number][:2])
         else:
             # It belongs to another root, unless that root is itself part of this one: then all of it moves here.
-            if root_ids.get(number) == number:
-                absorbed.add(number)
+            theirs = root_ids.get(number)
+            if theirs == number:
                 release_root(number)
-            if root_ids.get(number) in absorbed:
+            if theirs == number or root_ids.get(theirs) == root_id:
                 number = rename_module(module, number, root_id, root_name, path)
         if outer is not module:
             remember(outer, number)
@@ -533,12 +533,11 @@ def define_optimizer(optimizer):
             alive_optimizers[(kind, count)] = weakref.ref(optimizer)
             break
     key = (None, count, kind)
-    number = ids.get(key)
-    if number is None:
-        number = ids.setdefault(key, next_optimizer_id())
+    number = ids.get(key) or ids.setdefault(key, next_optimizer_id())
+    if number not in steppers:
         define(DEF_OPTIMIZER, number, 0, 0, 0, 0, text(kind))
-    remember(optimizer, number)
     steppers[number] = Steps()
+    remember(optimizer, number)
     return number
 
 
@@ -597,8 +596,8 @@ def define_state(number, module, path, key, tensor):
     now = (*storage, path)
     if sent.get((number, path, key)) == now:
         return
-    sent[(number, path, key)] = now
     define(DEF_TENSOR, module, *storage, STATE, number, text(path, str(tensor.dtype)[6:], shape_of(tensor), key))
+    sent[(number, path, key)] = now
 
 
 def step_begins(optimizer):
@@ -696,7 +695,6 @@ def send_facts():
     global facts_are_due
     if not facts_are_due:
         return
-    facts_are_due = False
     try:
         version = torch.version
         facts = {
@@ -713,6 +711,7 @@ def send_facts():
                 define(INFO, 0, 0, 0, 0, 0, text(key, str(value)))
     except Exception as error:
         problem(3, error)
+    facts_are_due = False
 
 
 def capability():

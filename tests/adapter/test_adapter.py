@@ -18,7 +18,8 @@ import harness  # noqa: E402
 LISTEN = harness.BUILD / "lib/listen_preload.so"
 EVERY_VERSION = pytest.mark.parametrize("version", harness.VERSIONS)
 
-LOG_PREFIX = re.compile(r"[IWE]\d{4} [\d:.]+ \d+ ")  # date, time and pid of PyTorch's log lines
+# Date, time and pid in the log lines of PyTorch and Kineto.
+LOG_PREFIX = re.compile(r"[IWE]\d{4} [\d:.]+ \d+ |\d{4}-\d\d-\d\d [\d:]+ \d+:\d+ ")
 
 MODULE, OPTIMIZER, TENSOR, INFO = 31, 32, 33, 40
 PARAMETER, BUFFER, STATE, GRADIENT = 1, 2, 3, 4
