@@ -29,9 +29,10 @@ print("\n".join(sorted(f for f in files if f.startswith(root) and not f.startswi
 ' "$build/compile_commands.json" | xargs -P2 -n1 clang-tidy -p "$build" --quiet 2> >(grep -v 'warnings\? generated' >&2)
     ;;
 cppcheck)
-    mapfile -t sources < <(git ls-files '*.c')
+    # Not the tests: it does not know that cmocka's assertions do not come back.
+    mapfile -t sources < <(git ls-files 'hook/*.c' 'store/*.c' 'report/*.c' 'examples/*.c')
     cppcheck --quiet --inline-suppr --enable=warning,performance,portability --std=c11 --error-exitcode=1 -j2 \
-        -Iinclude -I. --suppress=missingIncludeSystem "${sources[@]}"
+        -Iinclude -I. --suppressions-list=tests/cppcheck.suppressions "${sources[@]}"
     ;;
 *)
     sed -n '2,3s/^# //p' "$0" >&2

@@ -3,7 +3,7 @@
 usage: layers.py NET STEPS    (under count_preload.so; writes marks.json)
 
 In forward a pair of global module hooks brackets each call.  In backward a pair of hooks on each autograd node brackets
-its work; the node belongs to the innermost module whose output it was first seen behind.
+its work; the node belongs to the module behind whose output it was first seen, or in which it was seen to lead to a child.
 """
 
 import sys
@@ -81,6 +81,9 @@ def main():
             node.register_hook(lambda inputs, outputs, starts=starts, fqn=fqn: marks.add(starts.pop(), "backward", fqn))
 
     def enter(module, args):
+        for arg in args:
+            if isinstance(arg, torch.Tensor):
+                label(arg.grad_fn, open_calls[-1][1] if open_calls else None)
         open_calls.append((marks.now(), names[module]))
 
     def leave(module, args, output):

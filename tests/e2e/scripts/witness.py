@@ -43,6 +43,7 @@ class Witness:
         split = self.before.get("backward", len(self.events))
         return {
             "events": len(self.events),
+            "before": self.before,
             "retained": heights[split],
             "forward_peak": max(heights[: split + 1]),
             "peak": max(heights),
