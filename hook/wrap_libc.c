@@ -180,6 +180,7 @@ static void gather_arguments(char **argv, const char *first, va_list *arguments)
 		va_end(arguments);                                                                                               \
 		va_start(arguments, last);                                                                                       \
 		gather_arguments(argv, last, &arguments);                                                                        \
+		va_end(arguments);                                                                                               \
 	} while (0)
 
 NNMEM_EXPORT int execl(const char *path, const char *argument, ...)

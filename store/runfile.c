@@ -188,7 +188,6 @@ static int clear_name(const char *path, int *ret_fd)
 		return -EBUSY;
 	if (fd < 0)
 		return fd == -ENXIO || fd == -ENODEV ? -EEXIST : fd;
-	r = -EEXIST;
 	if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
 		r = S_ISDIR(status.st_mode) ? -EISDIR : -EEXIST;
 		goto out;

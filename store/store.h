@@ -22,61 +22,84 @@
 struct store;
 
 struct store_error {
-	char message[512];	/* one sentence without a newline, naming the file and what is wrong */
+	char message[512]; /* one sentence without a newline, naming the file and what is wrong */
 };
 
 enum store_recovery {
-	STORE_COMPLETE = 0,	/* the run was closed by its recorder */
-	STORE_LIVE,		/* a recorder is at work: a snapshot of the last commit */
-	STORE_RECOVERED,	/* the recorder had died; what the ring held is now in the file */
+	STORE_COMPLETE = 0,        /* the run was closed by its recorder */
+	STORE_LIVE,                /* a recorder is at work: a snapshot of the last commit */
+	STORE_RECOVERED,           /* the recorder had died; what the ring held is now in the file */
 	STORE_RECOVERED_IN_MEMORY, /* the same, but the file or its folder cannot be written: only this reader sees it */
-	STORE_RING_GONE,	/* the recorder had died and its ring is gone: events after the last commit are missing */
-	STORE_ORPHANED,		/* the recorder has died but the program still runs: read so far, and recoverable later */
+	STORE_RING_GONE,           /* the recorder had died and its ring is gone: events after the last commit are missing */
+	STORE_ORPHANED,            /* the recorder has died but the program still runs: read so far, and recoverable later */
 };
 
-struct store_lost { uint64_t count[NR_LOST]; uint64_t total; };
+struct store_lost {
+	uint64_t count[NR_LOST];
+	uint64_t total;
+};
 
 struct store_run {
 	const char *run_id;
 	int64_t pid;
-	int64_t rank;			/* or -1 */
+	int64_t rank;                                                          /* or -1 */
 	const char *torch_version, *python_version, *nnmem_version, *hostname; /* or NULL */
 	const char *command;
-	const char *ended;		/* `exit 0`, `signal 9`, `exec`, `killed`, `running` */
+	const char *ended; /* `exit 0`, `signal 9`, `exec`, `killed`, `running` */
 	uint64_t start_realtime_ns;
 	uint64_t duration_ns;
-	uint64_t events;		/* allocation and free reports recorded */
-	uint64_t steps;			/* training steps (kinds train and partial) */
+	uint64_t events; /* allocation and free reports recorded */
+	uint64_t steps;  /* training steps (kinds train and partial) */
 	uint64_t audit_checks, audit_failures;
-	uint64_t params_bytes;		/* named parameters, each storage once */
-	uint64_t params_values;		/* their elements by shape; 0 not known */
-	uint64_t external_bytes;	/* named tensors that PyTorch did not allocate, each storage once: outside all totals */
-	uint64_t ooms;			/* allocations that were refused */
-	uint64_t last_seq;		/* the last record read */
-	uint64_t peak_rss_bytes;	/* of the process; 0 not known */
-	const char *peak_device;	/* the first CUDA device used, else cpu */
+	uint64_t params_bytes;   /* named parameters, each storage once */
+	uint64_t params_values;  /* their elements by shape; 0 not known */
+	uint64_t external_bytes; /* named tensors that PyTorch did not allocate, each storage once: outside all totals */
+	uint64_t ooms;           /* allocations that were refused */
+	uint64_t last_seq;       /* the last record read */
+	uint64_t peak_rss_bytes; /* of the process; 0 not known */
+	const char *peak_device; /* the first CUDA device used, else cpu */
 	uint64_t peak_bytes, peak_seq;
 	uint64_t peak_step;
 	unsigned peak_phase;
 	uint16_t peak_device_id;
 	struct store_lost lost;
 	enum store_recovery recovery;
-	const char *recovery_reason;	/* STORE_RING_GONE: what was found instead of the ring; or NULL */
-	uint64_t recovered_events;	/* taken from the ring by this open */
+	const char *recovery_reason; /* STORE_RING_GONE: what was found instead of the ring; or NULL */
+	uint64_t recovered_events;   /* taken from the ring by this open */
 	unsigned schema_version;
 };
 
-struct store_device { uint16_t device; const char *name; uint64_t peak_bytes, peak_step, peak_seq, allocs, frees, live_at_end_bytes,
-		      reserved_peak_bytes; unsigned peak_phase; };
+struct store_device {
+	uint16_t device;
+	const char *name;
+	uint64_t peak_bytes, peak_step, peak_seq, allocs, frees, live_at_end_bytes, reserved_peak_bytes;
+	unsigned peak_phase;
+};
 
 /* start_seq, end_seq: the first and the last record in it. */
-struct store_step { uint64_t step; unsigned kind; uint16_t device; uint64_t start_seq, end_seq, start_ns, end_ns, allocs, frees, alloc_bytes,
-		    start_bytes, peak_bytes, peak_seq, end_bytes; unsigned peak_phase; };
+struct store_step {
+	uint64_t step;
+	unsigned kind;
+	uint16_t device;
+	uint64_t start_seq, end_seq, start_ns, end_ns, allocs, frees, alloc_bytes, start_bytes, peak_bytes, peak_seq, end_bytes;
+	unsigned peak_phase;
+};
 
-struct store_phase { uint64_t step; unsigned phase; uint16_t device; uint64_t allocs, alloc_bytes, peak_bytes, end_bytes; };
+struct store_phase {
+	uint64_t step;
+	unsigned phase;
+	uint16_t device;
+	uint64_t allocs, alloc_bytes, peak_bytes, end_bytes;
+};
 
-struct store_span { uint64_t id, step; uint32_t thread; unsigned phase; bool recompute; const char *root; /* or NULL */
-		    uint64_t start_seq, end_seq /* 0 open */, start_ns, end_ns, start_bytes, peak_bytes, end_bytes; };
+struct store_span {
+	uint64_t id, step;
+	uint32_t thread;
+	unsigned phase;
+	bool recompute;
+	const char *root; /* or NULL */
+	uint64_t start_seq, end_seq /* 0 open */, start_ns, end_ns, start_bytes, peak_bytes, end_bytes;
+};
 
 struct store_allocation {
 	uint64_t id, size_bytes, alloc_seq, free_seq /* 0 alive */, alloc_ns, free_ns, step;
@@ -84,34 +107,49 @@ struct store_allocation {
 	uint16_t device;
 	unsigned level, phase, free_phase, category, rule;
 	bool provisional, recompute;
-	const char *root, *layer, *parameter, *state_key, *shape, *dtype;	/* or NULL */
+	const char *root, *layer, *parameter, *state_key, *shape, *dtype; /* or NULL */
 };
 
 struct store_layer {
-	const char *root, *layer, *class_name;	/* layer "" is the root itself */
-	uint32_t module, parent;		/* ids; parent 0: a root; module 0: what no layer owns, names NULL */
+	const char *root, *layer, *class_name; /* layer "" is the root itself */
+	uint32_t module, parent;               /* ids; parent 0: a root; module 0: what no layer owns, names NULL */
 	uint16_t device;
 	/* Own bytes, without those of layers below it; forward and backward peaks include them. */
 	uint64_t params_bytes, gradient_bytes, optimizer_state_bytes, saved_bytes, temporary_bytes;
 	uint64_t forward_peak_bytes, backward_peak_bytes, live_at_peak_bytes;
 };
 
-struct store_thread { uint32_t id; uint64_t os_id; bool python, autograd; const char *name; };
+struct store_thread {
+	uint32_t id;
+	uint64_t os_id;
+	bool python, autograd;
+	const char *name;
+};
 
 /* An allocation that was refused; totals as PyTorch said them. */
-struct store_oom { uint64_t seq, ns, step; uint32_t thread; uint16_t device; unsigned phase; const char *root, *layer; /* or NULL */
-		   uint64_t size_bytes, allocated_bytes, reserved_bytes; };
+struct store_oom {
+	uint64_t seq, ns, step;
+	uint32_t thread;
+	uint16_t device;
+	unsigned phase;
+	const char *root, *layer; /* or NULL */
+	uint64_t size_bytes, allocated_bytes, reserved_bytes;
+};
 
-struct store_note { uint64_t seq; unsigned severity; const char *text; };
+struct store_note {
+	uint64_t seq;
+	unsigned severity;
+	const char *text;
+};
 
 /* Each category's highest live bytes in a window, each at its own instant, and the composition at the window's peak. */
 struct store_composition {
-	bool present;			/* the run has such a window */
-	uint64_t step;			/* the step that was looked at */
+	bool present;  /* the run has such a window */
+	uint64_t step; /* the step that was looked at */
 	unsigned step_kind;
 	uint64_t max_bytes[NR_CATEGORIES];
 	uint64_t sum_of_max_bytes;
-	uint64_t peak_bytes, peak_seq;	/* one instant */
+	uint64_t peak_bytes, peak_seq; /* one instant */
 	unsigned peak_phase;
 	uint64_t at_peak_bytes[NR_CATEGORIES];
 };
@@ -124,7 +162,9 @@ enum store_window {
 };
 
 /* Live bytes of one device over events [start_seq, end_seq), the highest and lowest of each bucket: no peak is lost. */
-struct store_bucket { uint64_t start_seq, end_seq, min_bytes, max_bytes; };
+struct store_bucket {
+	uint64_t start_seq, end_seq, min_bytes, max_bytes;
+};
 
 /*
  * Open @path.  On success *@ret_store is the caller's, to be given to store_close().
@@ -145,9 +185,11 @@ int store_each_device(struct store *store, int (*each)(const struct store_device
 int store_each_step(struct store *store, uint16_t device, int (*each)(const struct store_step *, void *), void *arg);
 int store_each_phase(struct store *store, uint16_t device, int (*each)(const struct store_phase *, void *), void *arg);
 /* Spans that touch [start_seq, end_seq). */
-int store_each_span(struct store *store, uint64_t start_seq, uint64_t end_seq, int (*each)(const struct store_span *, void *), void *arg);
+int store_each_span(struct store *store, uint64_t start_seq, uint64_t end_seq, int (*each)(const struct store_span *, void *),
+                    void *arg);
 /* Blocks of @device alive right after event @seq, biggest first (equal sizes: oldest first). */
-int store_each_live(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_allocation *, void *), void *arg);
+int store_each_live(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_allocation *, void *),
+                    void *arg);
 /* Modules of each root, a module before those below it; last, one row with module 0: what no layer owns. */
 int store_each_layer(struct store *store, uint16_t device, int (*each)(const struct store_layer *, void *), void *arg);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);
@@ -160,7 +202,7 @@ int store_each_sibling(struct store *store, int (*each)(const char *path, void *
 
 int store_read_composition(struct store *store, uint16_t device, enum store_window window, struct store_composition *ret);
 /* @nr_buckets equal pieces of [start_seq, end_seq). */
-int store_read_levels(struct store *store, uint16_t device, uint64_t start_seq, uint64_t end_seq, struct store_bucket *ret_buckets,
-		      size_t nr_buckets);
+int store_read_levels(struct store *store, uint16_t device, uint64_t start_seq, uint64_t end_seq,
+                      struct store_bucket *ret_buckets, size_t nr_buckets);
 
 #endif

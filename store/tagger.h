@@ -30,39 +30,39 @@ struct tag_allocation {
 	uint64_t size_bytes;
 	uint64_t alloc_seq;
 	uint64_t alloc_ns;
-	uint64_t free_seq;		/* 0: alive */
+	uint64_t free_seq; /* 0: alive */
 	uint64_t free_ns;
-	uint64_t stretch;		/* at birth */
-	uint64_t free_stretch;		/* 0: alive */
+	uint64_t stretch;      /* at birth */
+	uint64_t free_stretch; /* 0: alive */
 	uint32_t thread;
 	uint32_t free_thread;
-	uint32_t module;		/* 0: none; the owner's module for named parameters, buffers, states */
-	uint32_t tensor;		/* id of the tensor that names it (tag_tensor.id), 0: none */
+	uint32_t module; /* 0: none; the owner's module for named parameters, buffers, states */
+	uint32_t tensor; /* id of the tensor that names it (tag_tensor.id), 0: none */
 	uint32_t stack;
 	uint16_t device;
-	uint8_t level;			/* enum record_level */
-	uint8_t phase;			/* enum record_phase, at birth */
+	uint8_t level; /* enum record_level */
+	uint8_t phase; /* enum record_phase, at birth */
 	uint8_t free_phase;
-	uint8_t category;		/* enum category */
-	uint8_t rule;			/* enum category_rule */
-	bool provisional;		/* alive: category may still change */
-	bool recompute;			/* born in a module call inside backward */
-	bool shared;			/* PyTorch reported no total for it */
-	bool free_lost;			/* closed because its address was given out again */
-	bool stored;			/* for the sink's use: a row exists.  Kept by the tagger between calls */
+	uint8_t category; /* enum category */
+	uint8_t rule;     /* enum category_rule */
+	bool provisional; /* alive: category may still change */
+	bool recompute;   /* born in a module call inside backward */
+	bool shared;      /* PyTorch reported no total for it */
+	bool free_lost;   /* closed because its address was given out again */
+	bool stored;      /* for the sink's use: a row exists.  Kept by the tagger between calls */
 
 	/* What the category rules need and a rebuilt tagger must get back; stored with open rows. */
-	uint64_t episode;		/* the forward, backward or step() of its thread in which it was born */
-	bool seen_forward;		/* a forward began, on any thread, while it was alive */
-	bool named_input;		/* it was given to a root module call */
+	uint64_t episode;  /* the forward, backward or step() of its thread in which it was born */
+	bool seen_forward; /* a forward began, on any thread, while it was alive */
+	bool named_input;  /* it was given to a root module call */
 };
 
 struct tag_phase_totals {
 	bool seen;
 	uint64_t allocs;
 	uint64_t alloc_bytes;
-	uint64_t peak_bytes;		/* highest live bytes of the device while a thread was in this phase */
-	uint64_t end_bytes;		/* live bytes when the phase was last left */
+	uint64_t peak_bytes; /* highest live bytes of the device while a thread was in this phase */
+	uint64_t end_bytes;  /* live bytes when the phase was last left */
 };
 
 struct tag_step_device {
@@ -70,7 +70,7 @@ struct tag_step_device {
 	uint8_t peak_phase;
 	uint64_t allocs, frees, alloc_bytes;
 	uint64_t start_bytes, peak_bytes, end_bytes;
-	uint64_t peak_seq;		/* of the event after which peak_bytes was first reached (0: at the start) */
+	uint64_t peak_seq; /* of the event after which peak_bytes was first reached (0: at the start) */
 	struct tag_phase_totals phases[NR_PHASES];
 };
 
@@ -78,15 +78,15 @@ struct tag_step_device {
 struct tag_layer_peak {
 	uint32_t module;
 	uint16_t device;
-	uint64_t forward_peak_bytes;	/* 0: nothing ran */
+	uint64_t forward_peak_bytes; /* 0: nothing ran */
 	uint64_t backward_peak_bytes;
 };
 
 struct tag_step {
 	uint64_t step;
-	uint8_t kind;			/* enum step_kind */
-	bool closed;			/* will not change any more */
-	uint64_t start_seq, end_seq;	/* first and last record in it */
+	uint8_t kind;                /* enum step_kind */
+	bool closed;                 /* will not change any more */
+	uint64_t start_seq, end_seq; /* first and last record in it */
 	uint64_t start_ns, end_ns;
 	const struct tag_step_device *devices;
 	size_t nr_devices;
@@ -99,34 +99,57 @@ struct tag_device {
 	uint64_t peak_seq;
 	uint64_t peak_stretch;
 	uint8_t peak_phase;
-	uint64_t reserved_peak_bytes;	/* PyTorch's total_reserved; 0 where it says none */
+	uint64_t reserved_peak_bytes; /* PyTorch's total_reserved; 0 where it says none */
 	uint64_t audit_checks, audit_failures;
-	uint64_t unknown_frees;		/* frees of addresses that were not alive */
+	uint64_t unknown_frees; /* frees of addresses that were not alive */
 };
 
 struct tag_span {
-	uint64_t id;			/* from 1 */
-	uint64_t stretch;		/* in which it began */
+	uint64_t id;      /* from 1 */
+	uint64_t stretch; /* in which it began */
 	uint32_t thread;
-	uint32_t module;		/* root module of a forward, 0 none */
-	uint32_t optimizer;		/* of an optimizer span, 0 none */
+	uint32_t module;    /* root module of a forward, 0 none */
+	uint32_t optimizer; /* of an optimizer span, 0 none */
 	uint8_t phase;
 	bool recompute;
-	uint64_t start_seq, end_seq;	/* end_seq 0: open */
+	uint64_t start_seq, end_seq; /* end_seq 0: open */
 	uint64_t start_ns, end_ns;
-	uint64_t start_bytes;		/* of the main device (first CUDA device seen, else cpu) */
+	uint64_t start_bytes; /* of the main device (first CUDA device seen, else cpu) */
 	uint64_t peak_bytes;
 	uint64_t end_bytes;
 };
 
-struct tag_module { uint32_t id, root, parent; const char *fqn, *class_name, *root_name; };
-struct tag_tensor { uint32_t id, module, optimizer; uint8_t kind; uint64_t address, size_bytes, allocation; /* 0: external */
-		    const char *name, *dtype, *shape, *state_key; };
-struct tag_thread { uint32_t id; uint64_t os_id; uint8_t flags; const char *name; };
-struct tag_optimizer { uint32_t id; const char *class_name; };
-struct tag_oom { uint64_t seq, ns, stretch, size_bytes, allocated_bytes, reserved_bytes; uint32_t thread, module; uint16_t device;
-		 uint8_t phase; };
-struct tag_note { uint64_t seq; uint8_t severity; const char *text; };
+struct tag_module {
+	uint32_t id, root, parent;
+	const char *fqn, *class_name, *root_name;
+};
+struct tag_tensor {
+	uint32_t id, module, optimizer;
+	uint8_t kind;
+	uint64_t address, size_bytes, allocation; /* 0: external */
+	const char *name, *dtype, *shape, *state_key;
+};
+struct tag_thread {
+	uint32_t id;
+	uint64_t os_id;
+	uint8_t flags;
+	const char *name;
+};
+struct tag_optimizer {
+	uint32_t id;
+	const char *class_name;
+};
+struct tag_oom {
+	uint64_t seq, ns, stretch, size_bytes, allocated_bytes, reserved_bytes;
+	uint32_t thread, module;
+	uint16_t device;
+	uint8_t phase;
+};
+struct tag_note {
+	uint64_t seq;
+	uint8_t severity;
+	const char *text;
+};
 
 /*
  * Where results go.  All pointers are valid during the call only.  Each returns 0 or a negative errno; NULL: not

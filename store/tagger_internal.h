@@ -20,15 +20,15 @@
 #define NONE UINT32_MAX
 
 /* Limits that no real run meets; what exceeds them is ignored and counted. */
-#define MAX_DEVICES 64u			/* devices in one process */
-#define MAX_DEPTH 1024u			/* open scopes of one thread; the hook follows 256 module calls */
-#define MAX_SIZE_BYTES (UINT64_C(1) << 56) /* of one block: no address space is larger */
-#define MAX_NODES 1024u			/* pieces of the open step that are kept apart */
-#define MAX_STRETCHES (UINT64_C(1) << 22) /* in one step */
-#define MAX_LEVELS 64u			/* of modules above a module that a layer's marks are carried up to */
-#define MAX_AUDIT_THREADS 16u		/* whose reports may cross at one time */
-#define MAX_WAITING 64u			/* tensors named before their block */
-#define WAITING_RECORDS 256u		/* for how many records such a tensor waits for its block */
+#define MAX_DEVICES       64u                 /* devices in one process */
+#define MAX_DEPTH         1024u               /* open scopes of one thread; the hook follows 256 module calls */
+#define MAX_SIZE_BYTES    (UINT64_C(1) << 56) /* of one block: no address space is larger */
+#define MAX_NODES         1024u               /* pieces of the open step that are kept apart */
+#define MAX_STRETCHES     (UINT64_C(1) << 22) /* in one step */
+#define MAX_LEVELS        64u                 /* of modules above a module that a layer's marks are carried up to */
+#define MAX_AUDIT_THREADS 16u                 /* whose reports may cross at one time */
+#define MAX_WAITING       64u                 /* tensors named before their block */
+#define WAITING_RECORDS   256u                /* for how many records such a tensor waits for its block */
 
 /* Totals stay representable in the run file's signed columns whatever is fed. */
 static inline uint64_t add_bytes(uint64_t a, uint64_t b)
@@ -51,10 +51,10 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b)
 /* Keys to small numbers; entries are never removed.  Zero-initialised is empty. */
 struct map {
 	uint64_t *keys;
-	uint32_t *values;	/* value + 1; 0: free */
-	size_t nr_slots;	/* a power of two, or 0 */
+	uint32_t *values; /* value + 1; 0: free */
+	size_t nr_slots;  /* a power of two, or 0 */
 	size_t nr_used;
-	uint64_t seed;		/* keys come from outside: nobody can know where they fall */
+	uint64_t seed; /* keys come from outside: nobody can know where they fall */
 };
 
 uint32_t map_get(const struct map *map, uint64_t key); /* NONE: absent */
@@ -66,17 +66,17 @@ uint64_t mix64(uint64_t value);
 /* One live allocation. */
 struct live {
 	struct tag_allocation a;
-	uint64_t forwards;	/* tagger->nr_forwards at birth: more of them now means that a forward began meanwhile */
+	uint64_t forwards; /* tagger->nr_forwards at birth: more of them now means that a forward began meanwhile */
 	uint32_t young_next, young_prev;
 	bool used;
-	bool young;		/* in the list of those that the next flush looks at */
-	bool told;		/* the sink has seen it */
-	bool named;		/* its name changed since */
+	bool young; /* in the list of those that the next flush looks at */
+	bool told;  /* the sink has seen it */
+	bool named; /* its name changed since */
 };
 
 struct live_slot {
 	uint64_t address;
-	uint32_t index;		/* in the pool, + 1; 0: free */
+	uint32_t index; /* in the pool, + 1; 0: free */
 	uint16_t device;
 	uint8_t level;
 };
@@ -88,17 +88,17 @@ struct live_slot {
 struct live_table {
 	struct live *pool;
 	uint32_t nr_pool, pool_size;
-	uint32_t free_head;	/* + 1, linked by young_next */
+	uint32_t free_head; /* + 1, linked by young_next */
 	uint32_t nr_live;
 	struct live_slot *slots;
 	size_t nr_slots;
 	uint64_t seed;
-	uint32_t young_head, young_tail;	/* NONE: empty */
+	uint32_t young_head, young_tail; /* NONE: empty */
 	/* Blocks by address, for tensors that lie inside one: built when asked for, stale after the next birth. */
 	uint32_t *sorted;
 	uint32_t nr_sorted;
 	bool sorted_valid;
-	uint64_t budget;	/* work that sorting may cost: earned by records, so that it stays linear in the stream */
+	uint64_t budget; /* work that sorting may cost: earned by records, so that it stays linear in the stream */
 };
 
 uint32_t live_find(const struct live_table *table, uint64_t address, uint16_t device, uint8_t level);
@@ -145,7 +145,7 @@ void high_waters_prune(struct high_waters *waters, uint64_t oldest_epoch);
 /* A forward that began and whose backward has not: the thread stays in it between and after module calls (the loss). */
 struct forward {
 	bool open;
-	uint32_t root;		/* root module whose call began it, 0: functional code */
+	uint32_t root; /* root module whose call began it, 0: functional code */
 	uint64_t episode;
 };
 
@@ -155,54 +155,54 @@ struct scope {
 	uint8_t kind;
 	uint8_t phase;
 	bool recompute;
-	bool root;		/* a root module's call */
-	bool training;		/* ... of a module in training mode */
-	bool began_forward;	/* ... which began the forward that is open under it */
-	bool owns_episode;	/* ends with the scope */
-	uint32_t id;		/* module or optimizer */
+	bool root;          /* a root module's call */
+	bool training;      /* ... of a module in training mode */
+	bool began_forward; /* ... which began the forward that is open under it */
+	bool owns_episode;  /* ends with the scope */
+	uint32_t id;        /* module or optimizer */
 	uint32_t root_module;
-	uint32_t hard;		/* index of the innermost backward or step() at or below, NONE: none */
+	uint32_t hard; /* index of the innermost backward or step() at or below, NONE: none */
 	uint64_t episode;
 	uint64_t epoch;
-	struct forward forward;	/* SCOPE_OPTIMIZER: a closure's */
+	struct forward forward; /* SCOPE_OPTIMIZER: a closure's */
 };
 
 struct thread {
 	uint32_t id;
-	uint8_t flags;		/* of RECORD_DEF_THREAD */
+	uint8_t flags; /* of RECORD_DEF_THREAD */
 	bool defined;
-	bool scoped;		/* it had scopes of its own: it counts as a Python thread whatever its definition says */
-	uint32_t works_for;	/* autograd worker: the thread whose graph it runs, 0: none */
+	bool scoped;        /* it had scopes of its own: it counts as a Python thread whatever its definition says */
+	uint32_t works_for; /* autograd worker: the thread whose graph it runs, 0: none */
 	struct scope *scopes;
-	uint32_t depth, nr_scopes;	/* nr_scopes: room */
-	uint32_t overflow;	/* scopes beyond MAX_DEPTH */
+	uint32_t depth, nr_scopes;        /* nr_scopes: room */
+	uint32_t overflow;                /* scopes beyond MAX_DEPTH */
 	uint32_t nr_backward, nr_modules; /* scopes of these kinds that are open */
-	struct forward forward;	/* outside backward and step() */
-	bool modular;		/* its training forwards are calls of modules that own parameters */
-	bool plain_grad;	/* its last backward was autograd.grad() */
+	struct forward forward;           /* outside backward and step() */
+	bool modular;                     /* its training forwards are calls of modules that own parameters */
+	bool plain_grad;                  /* its last backward was autograd.grad() */
 
 	/* What the scopes amount to: scope_settle(). */
 	uint8_t phase;
-	bool rest;		/* in nothing: static or other */
-	bool busy;		/* in forward, backward, step() or inference by its own scopes */
+	bool rest; /* in nothing: static or other */
+	bool busy; /* in forward, backward, step() or inference by its own scopes */
 	bool recompute;
 	uint32_t optimizer, root_module;
 	uint64_t episode;
 
 	struct tag_span span;
 	bool in_span;
-	uint32_t span_main;	/* index of the main device when it began */
+	uint32_t span_main; /* index of the main device when it began */
 	uint64_t span_epoch, span_episode;
 
 	/* Pace: what decides where steps end (tagger_step.c).  Candidates and the like are first stretches of nodes; 0: none. */
-	bool stepped;		/* stepped since its last candidate */
-	bool backed;		/* ran a backward since its last training forward that could end a step */
-	bool unscaled;		/* ran a backward since its last GradScaler.update, and no optimizer stepped since */
+	bool stepped;  /* stepped since its last candidate */
+	bool backed;   /* ran a backward since its last training forward that could end a step */
+	bool unscaled; /* ran a backward since its last GradScaler.update, and no optimizer stepped since */
 	uint64_t candidate, candidate_eval, candidate_seq;
-	uint64_t eval;		/* where evaluation began after the last step() */
-	uint64_t pending;	/* a root call that will be a candidate if it makes nodes; in step 0 also functional code's */
+	uint64_t eval;    /* where evaluation began after the last step() */
+	uint64_t pending; /* a root call that will be a candidate if it makes nodes; in step 0 also functional code's */
 	bool pending_functional;
-	uint64_t outer;		/* the outermost backward or step() that is open */
+	uint64_t outer; /* the outermost backward or step() that is open */
 };
 
 /* What an event on a thread belongs to. */
@@ -241,7 +241,7 @@ struct layer_marks {
 	struct tag_layer_peak *peaks;
 	size_t nr, size;
 	struct map map;
-	uint64_t last_key;	/* the entry used last */
+	uint64_t last_key; /* the entry used last */
 	size_t last_index;
 };
 
@@ -252,12 +252,13 @@ enum node_mark { NODE_PLAIN, NODE_TRAIN, NODE_EVAL };
  * at (candidate, ...) or that is marked stays apart from the one before it; others are merged into it.
  */
 struct node {
-	uint64_t first, last;	/* stretches */
+	uint64_t first, last; /* stretches */
 	uint64_t start_seq, end_seq, start_ns, end_ns;
 	uint32_t refs;
-	uint8_t mark;		/* no optimizer was seen so far: where a step begins if none ever is */
+	uint8_t mark; /* no optimizer was seen so far: where a step begins if none ever is */
 	uint8_t start_phase;
-	uint64_t steps, backwards, forwards, evals; /* optimizer steps that began in it, backwards that ended, training and eval forwards */
+	uint64_t steps, backwards, forwards,
+	        evals;                   /* optimizer steps that began in it, backwards that ended, training and eval forwards */
 	struct tag_step_device *devices; /* by index of the device */
 	uint32_t nr_devices;
 	struct layer_marks marks;
@@ -294,33 +295,33 @@ bool step_load_check(struct tagger *tagger);
 struct module {
 	uint32_t id, root, parent;
 	uint32_t fqn_bytes;
-	uint64_t key;		/* of root and path, 0: another module has it */
-	bool has_parameters;	/* a root whose modules own parameters */
+	uint64_t key;        /* of root and path, 0: another module has it */
+	bool has_parameters; /* a root whose modules own parameters */
 };
 
 struct tensor {
-	uint64_t key;		/* of kind, owners and name */
+	uint64_t key; /* of kind, owners and name */
 	uint64_t address, size_bytes;
-	uint64_t allocation;	/* the last life that held it; 0: none ever did */
-	uint32_t live;		/* + 1: index of that life if it names it; checked against @allocation before use */
+	uint64_t allocation; /* the last life that held it; 0: none ever did */
+	uint32_t live;       /* + 1: index of that life if it names it; checked against @allocation before use */
 	uint32_t module, optimizer;
 	uint8_t kind;
 };
 
 /* A tensor whose block has not been reported (yet), with its text, so that it can be told again. */
 struct waiting {
-	uint32_t tensor;	/* index */
+	uint32_t tensor; /* index */
 	uint64_t until_seq;
 	uint64_t address, size_bytes;
-	char *text;		/* name, dtype, shape, state key, each with its NUL */
+	char *text; /* name, dtype, shape, state key, each with its NUL */
 	uint32_t text_bytes;
 };
 
 struct optimizer {
 	uint32_t id;
-	uint64_t lead_number;	/* tagger->lead_number when it last stepped */
-	uint64_t steps;		/* since the lead stepped */
-	uint64_t last_seq;	/* of its last step() */
+	uint64_t lead_number; /* tagger->lead_number when it last stepped */
+	uint64_t steps;       /* since the lead stepped */
+	uint64_t last_seq;    /* of its last step() */
 };
 
 void name_module(struct tagger *tagger, const struct record *record, const char *const fields[]);
@@ -343,78 +344,81 @@ bool category_is_settled(const struct tagger *tagger, const struct live *live);
 /* PyTorch's totals against ours (DESIGN, Audit).  All sums are modulo 2^64: only equality matters. */
 struct audit {
 	bool started;
-	bool many_threads;	/* more than one thread reported, so reports may come in another order than totals were taken */
+	bool many_threads; /* more than one thread reported, so reports may come in another order than totals were taken */
 	uint32_t thread;
-	uint64_t total;		/* PyTorch's, when last everything agreed */
-	uint64_t delta;		/* bytes reported since */
-	uint64_t balance;	/* hash of totals minus hash of the totals before, over the reports since */
-	uint64_t nr_open;	/* reports since */
-	uint64_t open_ns;	/* when the first of them came */
-	uint64_t running, base;	/* sum of our own live blocks, and what it differs by from PyTorch's */
+	uint64_t total;         /* PyTorch's, when last everything agreed */
+	uint64_t delta;         /* bytes reported since */
+	uint64_t balance;       /* hash of totals minus hash of the totals before, over the reports since */
+	uint64_t nr_open;       /* reports since */
+	uint64_t open_ns;       /* when the first of them came */
+	uint64_t running, base; /* sum of our own live blocks, and what it differs by from PyTorch's */
 	/* Of each thread that reported since: the total before its first report, and after its last. */
-	struct audit_thread { uint32_t thread; uint64_t first_before, last_after; } threads[MAX_AUDIT_THREADS];
-	uint32_t nr_threads;	/* one more than there is room: too many to tell */
+	struct audit_thread {
+		uint32_t thread;
+		uint64_t first_before, last_after;
+	} threads[MAX_AUDIT_THREADS];
+	uint32_t nr_threads; /* one more than there is room: too many to tell */
 };
 
 struct device {
 	struct tag_device d;
-	bool changed;		/* since the last flush */
+	bool changed; /* since the last flush */
 	struct high_waters waters;
 	struct audit audit;
 };
 
 struct tagger {
 	struct tag_sink sink;
-	int error;		/* of this call: the sink's or -ENOMEM; nothing more is told once it is set */
+	int error; /* of this call: the sink's or -ENOMEM; nothing more is told once it is set */
 	uint64_t last_seq, last_ns;
 	uint64_t nr_ignored;
-	uint64_t key_seed;	/* of tensors' and modules' keys: kept, they are compared across save and load */
+	uint64_t key_seed; /* of tensors' and modules' keys: kept, they are compared across save and load */
 
 	struct device devices[MAX_DEVICES];
 	uint32_t nr_devices;
-	uint32_t main;		/* index of the first CUDA device seen, else of the first device */
+	uint32_t main; /* index of the first CUDA device seen, else of the first device */
 
 	struct thread **threads;
 	uint32_t nr_threads, threads_size;
 	struct map thread_map;
 	struct thread *last_thread;
-	uint32_t nr_busy;	/* threads in forward, backward, step() or inference, and the sum of their indices */
+	uint32_t nr_busy; /* threads in forward, backward, step() or inference, and the sum of their indices */
 	uint64_t busy_sum;
 
 	struct live_table live;
 	uint64_t last_allocation;
-	uint64_t nr_forwards;	/* forwards and inferences that began */
+	uint64_t nr_forwards; /* forwards and inferences that began */
 	struct episodes episodes;
 	uint64_t epoch;
 	uint64_t last_span;
 
 	/* Steps. */
-	struct node *nodes;	/* the open step in order of time, at least one */
+	struct node *nodes; /* the open step in order of time, at least one */
 	uint32_t nr_nodes, nodes_size;
-	uint64_t step;		/* number of the open one */
+	uint64_t step; /* number of the open one */
 	uint64_t last_stretch;
-	bool setup;		/* no training forward yet */
-	bool in_static;		/* ... and nothing was evaluated either */
-	bool manual;		/* steps are marked by the program */
-	bool any_optimizer;	/* an optimizer stepped */
-	bool no_optimizer;	/* so many backwards without one that there will be none */
-	uint32_t nr_marked;	/* nodes with a mark NODE_TRAIN */
-	uint32_t home, rival;	/* thread that trains where there is no optimizer, and one that may replace it */
-	uint32_t lead;		/* optimizer id */
+	bool setup;           /* no training forward yet */
+	bool in_static;       /* ... and nothing was evaluated either */
+	bool manual;          /* steps are marked by the program */
+	bool any_optimizer;   /* an optimizer stepped */
+	bool no_optimizer;    /* so many backwards without one that there will be none */
+	uint32_t nr_marked;   /* nodes with a mark NODE_TRAIN */
+	uint32_t home, rival; /* thread that trains where there is no optimizer, and one that may replace it */
+	uint32_t lead;        /* optimizer id */
 	bool has_lead;
-	uint64_t lead_number;	/* how often a lead stepped */
-	uint64_t lead_seq;	/* of its last step(), 0: none */
+	uint64_t lead_number; /* how often a lead stepped */
+	uint64_t lead_seq;    /* of its last step(), 0: none */
 	uint32_t lead_thread;
-	uint64_t steps_before;	/* optimizer steps in the last training step that closed */
-	uint8_t ended;		/* enum record_end, 0: not told */
+	uint64_t steps_before; /* optimizer steps in the last training step that closed */
+	uint8_t ended;         /* enum record_end, 0: not told */
 	bool finished;
 
 	/* Names. */
-	bool adapter;		/* something names modules or tensors */
+	bool adapter; /* something names modules or tensors */
 	struct module *modules;
 	uint32_t nr_modules, modules_size;
 	struct map module_map, path_map; /* by id; by root and path */
-	struct tensor *tensors;	/* id = index + 1 */
+	struct tensor *tensors;          /* id = index + 1 */
 	uint32_t nr_tensors, tensors_size;
 	struct map tensor_map;
 	struct waiting waiting[MAX_WAITING];

@@ -2143,8 +2143,11 @@ static void test_feed_when_records_are_garbage_then_survives(void **state)
 		for (int i = 0; i < 20000; i++) {
 			char text[64];
 			uint32_t length = random_below(sizeof(text) - 1);
-			struct record record = {
-			        .seq = seq += 1 + !random_below(100),
+			struct record record;
+
+			seq += 1 + !random_below(100);
+			record = (struct record){
+			        .seq = seq,
 			        .time_ns = wild ? random_number() : seq,
 			        .kind = kinds[random_below(sizeof(kinds))],
 			        .flags = (uint8_t)random_below(256),
