@@ -59,7 +59,7 @@ int tagger_new(const struct tag_sink *sink, struct tagger **ret_tagger)
 	if (!tagger)
 		return -ENOMEM;
 	tagger->sink = *sink;
-	tagger->live.young_head = tagger->live.young_tail = NONE;
+	live_init(&tagger->live);
 	tagger->live.budget = BUDGET_START;
 	tagger->key_seed = mix64((uint64_t)(uintptr_t)tagger);
 	if (step_init(tagger) < 0) {
@@ -609,15 +609,22 @@ static void tell_open(struct tagger *tagger, uint32_t index)
 	TELL(tagger, allocation, &live->a);
 }
 
-static void tell_young(struct tagger *tagger)
+/* Where the open allocation goes once it was told. */
+static enum live_list list_of(const struct tagger *tagger, const struct live *live)
 {
-	uint32_t next;
+	if (category_is_settled(tagger, live))
+		return LIVE_SETTLED;
+	return live->a.phase == PHASE_OTHER ? LIVE_IDLE : LIVE_YOUNG;
+}
 
-	for (uint32_t i = tagger->live.young_head; i != NONE; i = next) {
-		next = tagger->live.pool[i].young_next;
+static void tell_list(struct tagger *tagger, enum live_list list)
+{
+	uint32_t next, last = tagger->live.tail[list];
+
+	for (uint32_t i = tagger->live.head[list]; i != NONE; i = next) {
+		next = i == last ? NONE : tagger->live.pool[i].next;
 		tell_open(tagger, i);
-		if (category_is_settled(tagger, &tagger->live.pool[i]))
-			live_settle(&tagger->live, i);
+		live_move(&tagger->live, i, list_of(tagger, &tagger->live.pool[i]));
 	}
 }
 
@@ -625,7 +632,10 @@ int tagger_flush(struct tagger *tagger)
 {
 	if (tagger->finished)
 		return 0;
-	tell_young(tagger);
+	tell_list(tagger, LIVE_YOUNG);
+	if (tagger->told_forwards != tagger->nr_forwards)
+		tell_list(tagger, LIVE_IDLE);
+	tagger->told_forwards = tagger->nr_forwards;
 	step_tell_open(tagger);
 	scope_tell_spans(tagger);
 	tell_devices(tagger);

@@ -120,11 +120,10 @@ bool category_is_settled(const struct tagger *tagger, const struct live *live)
 		return true;
 	switch (a->phase) {
 	case PHASE_STATIC:
-		return !tagger->in_static;
-	case PHASE_OTHER:
-		return a->seen_forward;
 	case PHASE_INFERENCE:
 		return true;
+	case PHASE_OTHER:
+		return a->seen_forward;
 	default:
 		return !a->episode || !episodes_is_open(&tagger->episodes, a->episode);
 	}

@@ -63,13 +63,21 @@ void map_clear(struct map *map);
 void map_release(struct map *map);
 uint64_t mix64(uint64_t value);
 
+/* Which live allocations a flush looks at. */
+enum live_list {
+	LIVE_SETTLED, /* told; only a name or death changes them.  In no list */
+	LIVE_YOUNG,   /* all of them, at the next flush */
+	LIVE_IDLE,    /* told; a forward that begins changes them */
+	NR_LIVE_LISTS
+};
+
 /* One live allocation. */
 struct live {
 	struct tag_allocation a;
-	uint64_t forwards; /* tagger->nr_forwards at birth: more of them now means that a forward began meanwhile */
-	uint32_t young_next, young_prev;
+	uint64_t forwards;   /* tagger->nr_forwards at birth: more of them now means that a forward began meanwhile */
+	uint32_t next, prev; /* in its list, NONE: the end; @next of an unused entry: the next unused one + 1 */
+	uint8_t list;        /* enum live_list */
 	bool used;
-	bool young; /* in the list of those that the next flush looks at */
 	bool told;  /* the sink has seen it */
 	bool named; /* its name changed since */
 };
@@ -88,12 +96,12 @@ struct live_slot {
 struct live_table {
 	struct live *pool;
 	uint32_t nr_pool, pool_size;
-	uint32_t free_head; /* + 1, linked by young_next */
+	uint32_t free_head; /* + 1 */
 	uint32_t nr_live;
 	struct live_slot *slots;
 	size_t nr_slots;
 	uint64_t seed;
-	uint32_t young_head, young_tail; /* NONE: empty */
+	uint32_t head[NR_LIVE_LISTS], tail[NR_LIVE_LISTS]; /* NONE: empty */
 	/* Blocks by address, for tensors that lie inside one: built when asked for, stale after the next birth. */
 	uint32_t *sorted;
 	uint32_t nr_sorted;
@@ -101,12 +109,13 @@ struct live_table {
 	uint64_t budget; /* work that sorting may cost: earned by records, so that it stays linear in the stream */
 };
 
+void live_init(struct live_table *table);
 uint32_t live_find(const struct live_table *table, uint64_t address, uint16_t device, uint8_t level);
+uint32_t live_find_block(const struct live_table *table, uint64_t address);
 uint32_t live_find_containing(struct live_table *table, uint64_t address);
 int live_add(struct live_table *table, uint64_t address, uint16_t device, uint8_t level, uint32_t *ret_index);
 void live_remove(struct live_table *table, uint32_t index);
-void live_make_young(struct live_table *table, uint32_t index);
-void live_settle(struct live_table *table, uint32_t index);
+void live_move(struct live_table *table, uint32_t index, enum live_list list);
 void live_table_release(struct live_table *table);
 
 /* The episodes that are open now, ascending: ids only grow. */
@@ -191,6 +200,7 @@ struct thread {
 
 	struct tag_span span;
 	bool in_span;
+	bool span_changed;  /* since it was told */
 	uint32_t span_main; /* index of the main device when it began */
 	uint64_t span_epoch, span_episode;
 
@@ -241,6 +251,7 @@ struct layer_marks {
 	struct tag_layer_peak *peaks;
 	size_t nr, size;
 	struct map map;
+	bool changed;      /* since they were told */
 	uint64_t last_key; /* the entry used last */
 	size_t last_index;
 };
@@ -362,7 +373,8 @@ struct audit {
 
 struct device {
 	struct tag_device d;
-	bool changed; /* since the last flush */
+	bool changed;             /* since the last flush */
+	uint64_t told_peak_bytes; /* with its layers' marks */
 	struct high_waters waters;
 	struct audit audit;
 };
@@ -387,7 +399,8 @@ struct tagger {
 
 	struct live_table live;
 	uint64_t last_allocation;
-	uint64_t nr_forwards; /* forwards and inferences that began */
+	uint64_t nr_forwards;   /* forwards and inferences that began */
+	uint64_t told_forwards; /* ... before the last flush */
 	struct episodes episodes;
 	uint64_t epoch;
 	uint64_t last_span;

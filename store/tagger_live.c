@@ -106,6 +106,12 @@ void map_release(struct map *map)
 
 /* ---- live allocations */
 
+void live_init(struct live_table *table)
+{
+	for (unsigned list = 0; list < NR_LIVE_LISTS; list++)
+		table->head[list] = table->tail[list] = NONE;
+}
+
 static size_t live_home(const struct live_table *table, uint64_t address)
 {
 	return mix64(address ^ table->seed) & (table->nr_slots - 1);
@@ -178,7 +184,7 @@ int live_add(struct live_table *table, uint64_t address, uint16_t device, uint8_
 	}
 	if (table->free_head) {
 		index = table->free_head - 1;
-		table->free_head = table->pool[index].young_next;
+		table->free_head = table->pool[index].next;
 	} else {
 		if (table->nr_pool == table->pool_size) {
 			r = live_grow_pool(table);
@@ -195,7 +201,7 @@ int live_add(struct live_table *table, uint64_t address, uint16_t device, uint8_
 	        (struct live_slot){.address = address, .index = index + 1, .device = device, .level = level};
 	table->nr_live++;
 	table->sorted_valid = false;
-	live_make_young(table, index);
+	live_move(table, index, LIVE_YOUNG);
 	*ret_index = index;
 	return 0;
 }
@@ -223,45 +229,41 @@ void live_remove(struct live_table *table, uint32_t index)
 {
 	struct live *live = &table->pool[index];
 
-	live_settle(table, index);
+	live_move(table, index, LIVE_SETTLED);
 	live_remove_slot(table, live_slot_of(table, live->a.address, live->a.device, live->a.level));
 	live->used = false;
-	live->young_next = table->free_head;
+	live->next = table->free_head;
 	table->free_head = index + 1;
 	table->nr_live--;
 }
 
-void live_make_young(struct live_table *table, uint32_t index)
+/* Move the entry to the end of @list. */
+void live_move(struct live_table *table, uint32_t index, enum live_list list)
 {
 	struct live *live = &table->pool[index];
 
-	if (live->young)
+	if (live->list == list)
 		return;
-	live->young = true;
-	live->young_next = NONE;
-	live->young_prev = table->young_tail;
-	if (table->young_tail == NONE)
-		table->young_head = index;
-	else
-		table->pool[table->young_tail].young_next = index;
-	table->young_tail = index;
-}
-
-void live_settle(struct live_table *table, uint32_t index)
-{
-	struct live *live = &table->pool[index];
-
-	if (!live->young)
+	if (live->list != LIVE_SETTLED) {
+		if (live->prev == NONE)
+			table->head[live->list] = live->next;
+		else
+			table->pool[live->prev].next = live->next;
+		if (live->next == NONE)
+			table->tail[live->list] = live->prev;
+		else
+			table->pool[live->next].prev = live->prev;
+	}
+	live->list = (uint8_t)list;
+	if (list == LIVE_SETTLED)
 		return;
-	live->young = false;
-	if (live->young_prev == NONE)
-		table->young_head = live->young_next;
+	live->next = NONE;
+	live->prev = table->tail[list];
+	if (live->prev == NONE)
+		table->head[list] = index;
 	else
-		table->pool[live->young_prev].young_next = live->young_next;
-	if (live->young_next == NONE)
-		table->young_tail = live->young_prev;
-	else
-		table->pool[live->young_next].young_prev = live->young_prev;
+		table->pool[live->prev].next = index;
+	table->tail[list] = index;
 }
 
 struct sorted_block {
@@ -306,19 +308,27 @@ static bool live_sort(struct live_table *table)
 	return true;
 }
 
-/*
- * The live block that @address begins or lies in, whatever its device: devices share one address space.  A storage may begin
- * inside its block: shared memory has a header.  NONE: there is none, or sorting would cost too much now.
- */
-uint32_t live_find_containing(struct live_table *table, uint64_t address)
+/* The live block that begins at @address, whatever its device: devices share one address space.  NONE: there is none. */
+uint32_t live_find_block(const struct live_table *table, uint64_t address)
 {
-	uint32_t low = 0, high;
-
 	if (!table->nr_live)
 		return NONE;
 	for (size_t slot = live_home(table, address); table->slots[slot].index; slot = (slot + 1) & (table->nr_slots - 1))
 		if (table->slots[slot].address == address && table->slots[slot].level == LEVEL_BLOCK)
 			return table->slots[slot].index - 1;
+	return NONE;
+}
+
+/*
+ * The live block that @address begins or lies in, as live_find_block().  A storage may begin inside its block: shared memory has
+ * a header.  NONE: there is none, or sorting would cost too much now.
+ */
+uint32_t live_find_containing(struct live_table *table, uint64_t address)
+{
+	uint32_t low = 0, high, found = live_find_block(table, address);
+
+	if (found != NONE || !table->nr_live)
+		return found;
 	if (!live_sort(table))
 		return NONE;
 	/* Entries of blocks that died since are still in order: their pool entries were not used again (no birth since). */

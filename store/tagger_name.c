@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SHARED_HEADER_BYTES 64u
+
 static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size)
 {
 	const unsigned char *p = bytes;
@@ -26,6 +28,17 @@ static uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t size)
 static uint64_t hash_text(uint64_t hash, const char *text)
 {
 	return hash_bytes(hash, text, strlen(text) + 1);
+}
+
+/* What was born before training and has no name is not taken for a parameter any more. */
+static void adapter_came(struct tagger *tagger)
+{
+	if (tagger->adapter)
+		return;
+	tagger->adapter = true;
+	for (uint32_t i = 0; i < tagger->live.nr_pool; i++)
+		if (tagger->live.pool[i].used && tagger->live.pool[i].a.phase == PHASE_STATIC)
+			live_move(&tagger->live, i, LIVE_YOUNG);
 }
 
 /* ---- modules */
@@ -87,7 +100,7 @@ void name_module(struct tagger *tagger, const struct record *record, const char 
 		tagger->nr_ignored++;
 		return;
 	}
-	tagger->adapter = true;
+	adapter_came(tagger);
 	index = map_get(&tagger->module_map, id);
 	if (index == NONE) {
 		if (!tagger_reserve(tagger, &tagger->modules, tagger->nr_modules, &tagger->modules_size, sizeof(*module)))
@@ -183,7 +196,7 @@ static void leave_block(struct tagger *tagger, uint32_t tensor_index)
 	if (live->used && live->a.id == tensor->allocation && live->a.tensor == tensor_index + 1) {
 		live->a.tensor = 0;
 		live->named = true;
-		live_make_young(&tagger->live, index);
+		live_move(&tagger->live, index, LIVE_YOUNG);
 	}
 }
 
@@ -200,7 +213,7 @@ static void name_block(struct tagger *tagger, uint32_t tensor_index, uint32_t li
 		live->a.module = tensor->module;
 	tensor->live = live_index + 1;
 	live->named = true;
-	live_make_young(&tagger->live, live_index);
+	live_move(&tagger->live, live_index, LIVE_YOUNG);
 }
 
 static void forget_waiting(struct tagger *tagger, uint32_t at)
@@ -306,7 +319,7 @@ void name_tensor(struct tagger *tagger, const struct record *record, const char 
 		tagger->nr_ignored++;
 		return;
 	}
-	tagger->adapter = true;
+	adapter_came(tagger);
 	index = find_tensor(tagger, record, fields);
 	if (index == NONE)
 		return;
@@ -331,15 +344,24 @@ void name_tensor(struct tagger *tagger, const struct record *record, const char 
 		tagger->modules[module_index].has_parameters = true;
 }
 
-/* A tensor in this storage was given to a root module's call. */
+/*
+ * A tensor in this storage was given to a root module's call.  This comes at every call, so no search inside of blocks, but
+ * for the header of reference-counted shared memory.
+ * Source: RefcountedMapAllocator, map_alloc_alignment in aten/src/ATen/MapAllocator.cpp, 2.13.
+ */
 void name_input(struct tagger *tagger, const struct record *record)
 {
-	uint32_t index = live_find_containing(&tagger->live, record->address);
+	uint32_t index = live_find_block(&tagger->live, record->address);
 
+	if (index == NONE && record->address >= SHARED_HEADER_BYTES) {
+		index = live_find_block(&tagger->live, record->address - SHARED_HEADER_BYTES);
+		if (index != NONE && !tagger->live.pool[index].a.shared)
+			index = NONE;
+	}
 	if (index == NONE || tagger->live.pool[index].a.named_input)
 		return;
 	tagger->live.pool[index].a.named_input = tagger->live.pool[index].named = true;
-	live_make_young(&tagger->live, index);
+	live_move(&tagger->live, index, LIVE_YOUNG);
 }
 
 void name_release(struct tagger *tagger)

@@ -247,6 +247,7 @@ static void xfer_span(struct archive *archive, struct thread *thread)
 	xfer_u64(archive, &thread->span_epoch);
 	xfer_u64(archive, &thread->span_episode);
 	span->thread = thread->id;
+	thread->span_changed = true;
 }
 
 /* What points at a node that is gone is saved as pointing at none. */
@@ -377,6 +378,7 @@ static void xfer_node(struct archive *archive, struct tagger *tagger, struct nod
 			archive->damaged = true;
 		if (map_put(&node->marks.map, key, (uint32_t)i) < 0)
 			archive->no_memory = true;
+		node->marks.changed = true;
 		node->marks.last_key = key;
 		node->marks.last_index = i;
 	}
@@ -592,7 +594,7 @@ int tagger_load(const struct tag_sink *sink, const unsigned char *bytes, size_t 
 	if (!tagger)
 		return -ENOMEM;
 	tagger->sink = *sink;
-	tagger->live.young_head = tagger->live.young_tail = NONE;
+	live_init(&tagger->live);
 	xfer_tagger(&archive, tagger);
 	if (!archive.no_memory && (archive.damaged || archive.nr != archive.size || !load_check(tagger)))
 		archive.damaged = true;

@@ -119,7 +119,7 @@ static void name_span(struct tagger *tagger, struct thread *thread)
 
 static void begin_span(struct tagger *tagger, struct thread *thread, uint8_t phase, const struct record *record)
 {
-	thread->in_span = true;
+	thread->in_span = thread->span_changed = true;
 	thread->span_epoch = ++tagger->epoch;
 	thread->span_episode = thread->episode;
 	thread->span_main = tagger->main;
@@ -250,8 +250,10 @@ struct context scope_context(struct tagger *tagger, struct thread *thread, const
 
 void scope_count_event(struct tagger *tagger, struct thread *thread)
 {
-	if (thread->in_span)
-		name_span(tagger, thread);
+	if (!thread->in_span)
+		return;
+	thread->span_changed = true;
+	name_span(tagger, thread);
 }
 
 /* ---- the stack */
@@ -689,11 +691,17 @@ uint64_t scope_oldest_epoch(const struct tagger *tagger)
 	return oldest;
 }
 
+/* Open spans; of threads that rest, only those in which something happened. */
 void scope_tell_spans(struct tagger *tagger)
 {
-	for (uint32_t i = 0; i < tagger->nr_threads; i++)
-		if (tagger->threads[i]->in_span)
-			tell_span(tagger, tagger->threads[i], 0, 0);
+	for (uint32_t i = 0; i < tagger->nr_threads; i++) {
+		struct thread *thread = tagger->threads[i];
+
+		if (!thread->in_span || (thread->rest && !thread->span_changed))
+			continue;
+		tell_span(tagger, thread, 0, 0);
+		thread->span_changed = false;
+	}
 }
 
 void scope_end_spans(struct tagger *tagger)

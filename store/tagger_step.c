@@ -157,6 +157,7 @@ static struct tag_layer_peak *layer_entry(struct tagger *tagger, struct layer_ma
 			tagger_fail(tagger, -ENOMEM);
 			return NULL;
 		}
+		marks->changed = true;
 		marks->peaks[marks->nr++] = (struct tag_layer_peak){.module = module, .device = device};
 	}
 	marks->last_key = key;
@@ -307,10 +308,12 @@ void step_layer_mark(struct tagger *tagger, uint32_t module, uint32_t device, bo
 	entry = layer_entry(tagger, &current(tagger)->marks, module, tagger->devices[device].d.device);
 	if (!entry)
 		return;
-	if (backward)
-		entry->backward_peak_bytes = max_u64(entry->backward_peak_bytes, bytes);
-	else
-		entry->forward_peak_bytes = max_u64(entry->forward_peak_bytes, bytes);
+	uint64_t *peak_bytes = backward ? &entry->backward_peak_bytes : &entry->forward_peak_bytes;
+
+	if (bytes > *peak_bytes) {
+		*peak_bytes = bytes;
+		current(tagger)->marks.changed = true;
+	}
 }
 
 /* Before a record is understood: the first one opens step 0. */
@@ -375,11 +378,15 @@ static void tell_step(struct tagger *tagger, const struct node *node, uint8_t ki
 	};
 
 	TELL(tagger, step, &step);
-	for (uint32_t i = 0; i < tagger->nr_devices; i++) {
-		uint64_t peak_stretch = tagger->devices[i].d.peak_stretch;
+	for (uint32_t i = 0; i < tagger->nr_devices && tagger->sink.layer_peaks; i++) {
+		struct device *device = &tagger->devices[i];
 
-		if (peak_stretch >= node->first && peak_stretch <= node->last && tagger->sink.layer_peaks)
-			tell_layers_of(tagger, node, tagger->devices[i].d.device);
+		if (device->d.peak_stretch < node->first || device->d.peak_stretch > node->last)
+			continue;
+		if (!closed && !node->marks.changed && device->told_peak_bytes == device->d.peak_bytes)
+			continue;
+		device->told_peak_bytes = device->d.peak_bytes;
+		tell_layers_of(tagger, node, device->d.device);
 	}
 }
 
@@ -765,6 +772,7 @@ void step_tell_open(struct tagger *tagger)
 		return;
 	if (tagger->nr_nodes == 1) {
 		tell_step(tagger, &tagger->nodes[0], open_kind(tagger, &tagger->nodes[0]), false);
+		tagger->nodes[0].marks.changed = false;
 		return;
 	}
 	sum.first = tagger->nodes[0].first;
@@ -777,6 +785,11 @@ void step_tell_open(struct tagger *tagger)
 			sum.devices[d].start_bytes = tagger->nodes[0].devices[d].start_bytes;
 			sum.devices[d].peak_phase = tagger->nodes[0].devices[d].peak_phase;
 		}
+	}
+	sum.marks.changed = false;
+	for (uint32_t i = 0; i < tagger->nr_nodes; i++) {
+		sum.marks.changed |= tagger->nodes[i].marks.changed;
+		tagger->nodes[i].marks.changed = false;
 	}
 	if (!tagger->error)
 		tell_step(tagger, &sum, open_kind(tagger, &sum), false);

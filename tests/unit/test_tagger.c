@@ -655,6 +655,18 @@ static void expect(say *what, const char *events, const char *expected)
 #define expect_phases(events, expected) expect(say_phases, events, expected)
 #define expect_rules(events, expected)  expect(say_categories, events, expected)
 
+static void expect_layer(struct play *p, uint32_t module, uint64_t forward, uint64_t backward)
+{
+	for (size_t i = 0; i < p->rows.nr_layers[0]; i++) {
+		if (p->rows.layers[0][i].module != module)
+			continue;
+		assert_int_equal(p->rows.layers[0][i].forward_peak_bytes, forward);
+		assert_int_equal(p->rows.layers[0][i].backward_peak_bytes, backward);
+		return;
+	}
+	fail_msg("no marks of module %u", module);
+}
+
 /* ---- steps */
 
 static void test_steps_when_plain_loop_then_begin_at_each_forward(void **state)
@@ -697,6 +709,12 @@ static void test_steps_when_other_optimizer_steps_twice_then_it_leads(void **sta
 	/* 9 warms up and is never seen again; from the second step() of 2 on, 2 leads. */
 	expect_steps("F( +a ) B( ) S9( ) F( +b ) B( ) S2( ) F( +c ) B( ) S2( ) F( +d ) B( ) S2( ) F( +e ) B( ) S2( ) X",
 	             "setup() train(a b) train(c) train(d) train(e)");
+}
+
+static void test_steps_when_candidate_is_older_than_leads_step_then_nothing_ends(void **state)
+{
+	/* 1 takes the lead with its second step(), but no forward came since its first. */
+	expect_steps("F( +a ) B( ) S2( ) F( +b ) B( ) S( ) B( +c S( ) ) F( +d ) B( ) S( ) X", "setup() train(a b c) train(d)");
 }
 
 static void test_steps_when_lead_comes_between_then_it_keeps_the_lead(void **state)
@@ -1095,6 +1113,53 @@ static void test_flush_when_nothing_changed_then_tells_no_allocation_again(void 
 	play_free(p);
 }
 
+static void test_flush_when_what_others_wait_for_happens_then_tells_them_again(void **state)
+{
+	struct play *p = play_new();
+
+	play(p, "+w F( +a ) B( ) S( ) +x t2 +y t1");
+	assert_int_equal(tagger_flush(p->tagger), 0);
+	assert_int_equal(p->rows.allocations[1].rule, RULE_STATIC_KEPT);
+	assert_int_equal(p->rows.allocations[3].rule, RULE_BETWEEN_PHASES);
+	play(p, "F( ) t2 -y t1");
+	define(p, (struct record){.kind = RECORD_DEF_MODULE, .scope = 1, .a = 1}, "|Net|Net");
+	assert_int_equal(tagger_flush(p->tagger), 0);
+	assert_int_equal(p->rows.allocations[1].rule, RULE_STATIC_DATA);
+	assert_int_equal(p->rows.allocations[3].rule, RULE_BEFORE_FORWARD);
+	assert_int_equal(p->rows.allocations[4].rule, RULE_BEFORE_FORWARD);
+	play_free(p);
+}
+
+static void test_input_when_in_shared_memory_then_its_header_is_skipped(void **state)
+{
+	struct play *p = play_new();
+
+	play(p, "!s:200 +t:200");
+	send(p, (struct record){.kind = RECORD_INPUT, .address = ADDRESS(0) + 64, .size = 136});
+	send(p, (struct record){.kind = RECORD_INPUT, .address = ADDRESS(1) + 64, .size = 136});
+	finish(p);
+	assert_int_equal(p->rows.allocations[1].rule, RULE_NAMED_INPUT);
+	assert_true(p->rows.allocations[1].shared);
+	assert_int_equal(p->rows.allocations[2].rule, RULE_STATIC_KEPT);
+	play_free(p);
+}
+
+static void test_flush_when_the_peak_step_is_open_then_tells_its_layers(void **state)
+{
+	struct play *p = play_new();
+
+	play(p, "F( M2( +a:5 ) ) B( ) S( )");
+	assert_int_equal(tagger_flush(p->tagger), 0);
+	expect_layer(p, 2, 5, 0);
+	p->rows.nr_layers[0] = 0;
+	assert_int_equal(tagger_flush(p->tagger), 0);
+	assert_int_equal(p->rows.nr_layers[0], 0); /* as told */
+	play(p, "F( M2( +b:7 ) )");
+	assert_int_equal(tagger_flush(p->tagger), 0);
+	expect_layer(p, 2, 12, 0);
+	play_free(p);
+}
+
 /* ---- names */
 
 static void test_tensor_when_redefined_elsewhere_then_moves(void **state)
@@ -1142,7 +1207,9 @@ static void test_tensor_when_address_is_reused_later_then_not_named(void **state
 	play(p, "=b");
 	for (int i = 0; i < 200; i++)
 		play(p, "+c -c");
-	play(p, "+b +a =a -a F( +a");
+	play(p, "+b");
+	assert_int_equal(p->rows.tensors[1].allocation, 0);
+	play(p, "+a =a -a F( +a");
 	finish(p);
 	assert_int_equal(p->rows.allocations[201].rule, RULE_STATIC_DATA);
 	assert_int_equal(p->rows.allocations[203].tensor, 0); /* a parameter died; its address lives on in forward */
@@ -1403,18 +1470,6 @@ static void test_spans_when_nothing_happens_outside_then_no_row(void **state)
 
 /* ---- layers */
 
-static void expect_layer(struct play *p, uint32_t module, uint64_t forward, uint64_t backward)
-{
-	for (size_t i = 0; i < p->rows.nr_layers[0]; i++) {
-		if (p->rows.layers[0][i].module != module)
-			continue;
-		assert_int_equal(p->rows.layers[0][i].forward_peak_bytes, forward);
-		assert_int_equal(p->rows.layers[0][i].backward_peak_bytes, backward);
-		return;
-	}
-	fail_msg("no marks of module %u", module);
-}
-
 static void test_layer_peaks_when_training_then_of_the_peak_step(void **state)
 {
 	for (int cut = 0; cut < 2; cut++) {
@@ -1494,6 +1549,21 @@ static void test_audit_when_cpu_reports_cross_then_no_failure(void **state)
 	finish(p);
 	assert_int_equal(p->rows.devices[0].audit_failures, 0);
 	assert_int_equal(p->rows.devices[0].audit_checks, 3);
+	play_free(p);
+}
+
+static void test_audit_when_cpu_totals_form_no_way_then_not_agreed(void **state)
+{
+	struct play *p = play_new();
+
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 0, 100, 100);
+	p->thread = 2;
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 1, 7, 122); /* from 115: something was not reported */
+	p->thread = 1;
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 2, 10, 110);
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 3, 3, 120); /* from 117: the sum is as expected, but by chance */
+	finish(p);
+	assert_int_equal(p->rows.devices[0].audit_checks, 0);
 	play_free(p);
 }
 
@@ -2233,6 +2303,7 @@ int main(void)
 	        cmocka_unit_test(test_steps_when_gan_then_both_optimizers_are_in_one_step),
 	        cmocka_unit_test(test_steps_when_gan_is_killed_between_its_optimizers_then_last_is_partial),
 	        cmocka_unit_test(test_steps_when_other_optimizer_steps_twice_then_it_leads),
+	        cmocka_unit_test(test_steps_when_candidate_is_older_than_leads_step_then_nothing_ends),
 	        cmocka_unit_test(test_steps_when_lead_comes_between_then_it_keeps_the_lead),
 	        cmocka_unit_test(test_steps_when_several_optimizers_step_together_then_one_step),
 	        cmocka_unit_test(test_steps_when_scaler_skips_then_update_counts_as_step),
@@ -2278,6 +2349,9 @@ int main(void)
 	        cmocka_unit_test(test_category_when_named_then_names_decide),
 	        cmocka_unit_test(test_category_when_alive_then_provisional_by_open_layer),
 	        cmocka_unit_test(test_flush_when_nothing_changed_then_tells_no_allocation_again),
+	        cmocka_unit_test(test_flush_when_what_others_wait_for_happens_then_tells_them_again),
+	        cmocka_unit_test(test_input_when_in_shared_memory_then_its_header_is_skipped),
+	        cmocka_unit_test(test_flush_when_the_peak_step_is_open_then_tells_its_layers),
 	        cmocka_unit_test(test_tensor_when_redefined_elsewhere_then_moves),
 	        cmocka_unit_test(test_tensor_when_no_block_then_external),
 	        cmocka_unit_test(test_tensor_when_its_block_comes_soon_then_named),
@@ -2298,6 +2372,7 @@ int main(void)
 	        cmocka_unit_test(test_audit_when_totals_agree_then_checks_and_no_failure),
 	        cmocka_unit_test(test_audit_when_a_report_is_lost_then_one_failure),
 	        cmocka_unit_test(test_audit_when_cpu_reports_cross_then_no_failure),
+	        cmocka_unit_test(test_audit_when_cpu_totals_form_no_way_then_not_agreed),
 	        cmocka_unit_test(test_audit_when_cuda_reports_cross_then_failures),
 	        cmocka_unit_test(test_audit_when_cpu_report_stays_away_then_failure_at_the_end),
 	        cmocka_unit_test(test_audit_when_a_free_pairs_with_another_size_then_failure),
