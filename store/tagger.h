@@ -3,7 +3,8 @@
  *
  * Records go in, in the order of seq, through tagger_feed(); what is known comes out through the callbacks of a
  * struct tag_sink.  No I/O, no clock, no knowledge of SQL: tests feed it tables of events (tests/unit/test_tagger.c),
- * nnmem-record connects it to the writer.  The rules (phases, steps, categories) are those of the comments in tagger.c.
+ * nnmem-record connects it to the writer.  The rules are in the comments that open
+ * tagger_scope.c (phases), tagger_step.c (steps) and tagger_category.c (categories).
  *
  * Data model.
  * - An *allocation* is one life of a block.  Its id counts from 1 in order of birth.
@@ -61,7 +62,7 @@ struct tag_phase_totals {
 	bool seen;
 	uint64_t allocs;
 	uint64_t alloc_bytes;
-	uint64_t peak_bytes; /* highest live bytes of the device while a thread was in this phase */
+	uint64_t peak_bytes; /* highest live bytes of the device when a thread came into the phase and at events in it */
 	uint64_t end_bytes;  /* live bytes when the phase was last left */
 };
 
@@ -94,7 +95,7 @@ struct tag_step {
 
 struct tag_device {
 	uint16_t device;
-	uint64_t allocs, frees;
+	uint64_t allocs, frees; /* reports of blocks; frees of unknown addresses among them */
 	uint64_t live_bytes, peak_bytes;
 	uint64_t peak_seq;
 	uint64_t peak_stretch;
@@ -193,7 +194,8 @@ int tagger_flush(struct tagger *tagger);
 
 /*
  * The program has ended and nothing more will be fed: close what can be closed (open spans, the last step; allocations
- * stay alive, with the final category of one that is never freed), decide the last steps, and flush.
+ * stay alive, with the final category of one that is never freed), decide the last steps, and flush.  What was born in a
+ * forward, backward or step() that was cut off stays provisional.  Records fed afterwards are ignored.
  */
 int tagger_finish(struct tagger *tagger);
 

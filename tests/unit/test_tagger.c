@@ -1983,6 +1983,8 @@ static void assert_same_rows(struct rows *a, struct rows *b)
 
 static void test_load_when_a_run_is_cut_anywhere_then_rows_equal_the_uncut_run(void **state)
 {
+	size_t nr_steps = 0;
+
 	for (uint64_t seed = 1; seed <= 40; seed++) {
 		struct stream stream = plausible_stream(seed);
 		struct rows whole = {0}, cut = {0};
@@ -1990,11 +1992,12 @@ static void test_load_when_a_run_is_cut_anywhere_then_rows_equal_the_uncut_run(v
 		feed_stream(&stream, &whole, 0);
 		feed_stream(&stream, &cut, seed % 4 ? 50 : 3);
 		assert_same_rows(&whole, &cut);
-		assert_true(whole.nr_steps > 5 || seed % 7);
+		nr_steps += whole.nr_steps;
 		rows_release(&whole);
 		rows_release(&cut);
 		free(stream.items);
 	}
+	assert_true(nr_steps > 500); /* else the streams are too poor */
 }
 
 /* The sums of a stream, found the simple way: by replaying its allocations. */
