@@ -145,7 +145,7 @@ static bool is_switched_off(void)
 static pid_t own_pid;
 static struct stat stderr_at_start;
 static bool stderr_was_open;
-static char recorder_path[PATH_MAX];
+static char library_folder[PATH_MAX];
 static char ring_path[RING_PATH_MAX];
 
 static bool stderr_is_unchanged(void)
@@ -198,14 +198,14 @@ void process_say(const char *format, ...)
 	errno = saved_errno;
 }
 
-/* nnmem-record lies at a fixed place relative to this library, wherever both were installed. */
-static void find_recorder(void)
+/* Remember where this library lies, as an absolute name: the program may change its folder before recording starts. */
+static void find_library(void)
 {
 	char folder[PATH_MAX], cwd[PATH_MAX] = "";
 	char *slash;
 	Dl_info info;
 
-	if (!dladdr((void *)(uintptr_t)find_recorder, &info) || !info.dli_fname)
+	if (!dladdr((void *)(uintptr_t)find_library, &info) || !info.dli_fname)
 		return;
 	text_format(folder, sizeof(folder), "%s", info.dli_fname);
 	slash = strrchr(folder, '/');
@@ -214,8 +214,20 @@ static void find_recorder(void)
 	*slash = '\0';
 	if (folder[0] != '/' && !getcwd(cwd, sizeof(cwd)))
 		return;
-	text_format(recorder_path, sizeof(recorder_path), "%s%s%s/" NNMEM_RECORD_DIR "/nnmem-record", cwd, cwd[0] ? "/" : "",
-	            folder);
+	text_format(library_folder, sizeof(library_folder), "%s%s%s", cwd, cwd[0] ? "/" : "", folder);
+}
+
+/* nnmem-record lies at a fixed place relative to this library: as both are installed, or as in the build tree. */
+static void find_recorder(char ret[PATH_MAX])
+{
+	static const char *const folders[] = {NNMEM_BIN_FROM_LIB, "../bin"};
+
+	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]); i++) {
+		text_format(ret, PATH_MAX, "%s/%s/nnmem-record", library_folder, folders[i]);
+		if (access(ret, X_OK) == 0)
+			return;
+	}
+	text_format(ret, PATH_MAX, "%s/%s/nnmem-record", library_folder, folders[0]);
 }
 
 static void at_exit(int status, void *unused)
@@ -260,7 +272,7 @@ __attribute__((constructor(101))) static void process_init(void)
 	own_pid = getpid();
 	stderr_was_open = fstat(STDERR_FILENO, &stderr_at_start) == 0;
 	read_settings();
-	find_recorder();
+	find_library();
 	hook.emitter.env = &emit_env_default;
 	hook.thread_state = (void *(*)(void))(uintptr_t)dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
 	if (on_exit(at_exit, NULL) == 0)
@@ -468,6 +480,7 @@ static void count_early_lost(void)
 static bool start(void)
 {
 	char *argv[] = {(char *)(uintptr_t) "nnmem-record", (char *)(uintptr_t) "--ring", ring_path, NULL};
+	char recorder_path[PATH_MAX];
 	struct ring *ring;
 	int error;
 
@@ -476,6 +489,7 @@ static bool start(void)
 	ring = ring_make_somewhere();
 	if (!ring)
 		return false;
+	find_recorder(recorder_path);
 	error = launch_recorder(recorder_path, argv);
 	if (error) {
 		process_say("nothing is recorded: %s cannot be started (error %d)", recorder_path, -error);
