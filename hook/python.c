@@ -94,7 +94,7 @@ enum adapter_state {
 	ADAPTER_DONE,        /* nothing more to do at audit events: attached, or given up and noted */
 };
 static uint32_t adapter_state; /* atomic */
-static uint32_t pending_asked; /* atomic: 1: the main thread was asked to run the adapter */
+static uint32_t state_asked;   /* atomic: the last state in which the main thread was asked to go on */
 static PyObject *send_facts;   /* adapter.py's function of that name; owned, kept for ever */
 
 extern const char nnmem_adapter_source[];
@@ -684,19 +684,24 @@ __attribute__((constructor)) static void python_start(void)
 
 static int on_pending_call(void *unused)
 {
-	if (atomic32_load_acquire(&adapter_state) == ADAPTER_WAITING)
+	uint32_t state = atomic32_load_acquire(&adapter_state);
+
+	if (state == ADAPTER_WAITING || state == ADAPTER_ATTACHED)
 		advance_undisturbed();
 	return 0;
 }
 
 void python_reported(void)
 {
+	uint32_t state = atomic32_load_acquire(&adapter_state);
 	int saved_errno = errno;
 
-	if (atomic32_load_acquire(&adapter_state) != ADAPTER_WAITING || atomic32_load_relaxed(&pending_asked))
+	if ((state != ADAPTER_WAITING && state != ADAPTER_ATTACHED) || atomic32_load_relaxed(&state_asked) >= state)
+		return;
+	if (state == ADAPTER_ATTACHED && hook_current_state() != HOOK_UP)
 		return;
 	/* Its queue may be full: then the next report asks again. */
 	if (py.Py_IsInitialized() && py.Py_AddPendingCall(on_pending_call, NULL) == 0)
-		atomic32_store_relaxed(&pending_asked, 1);
+		atomic32_store_relaxed(&state_asked, state);
 	errno = saved_errno;
 }

@@ -8,8 +8,8 @@
 #define NNMEM_HOOK_PYTHON_H
 
 /*
- * A tensor was reported: where the adapter could not be attached by an audit event (an interpreter that was loaded after
- * the constructor ran), ask for it to be run on the main thread.  Costs one load once it has been asked or is attached.
+ * A tensor was reported: ask the main thread to go on with what no audit event (an import, a file opened) has been the
+ * moment for yet: to attach the adapter, to send the facts about the run.  Costs a load or two once it was asked.
  * Thread: any, GIL held or not.  Allocates nothing.  Keeps errno.
  */
 void python_reported(void);

@@ -159,6 +159,13 @@ def test_adapter_when_something_is_recorded_then_says_the_versions(version, tmp_
 
 
 @EVERY_VERSION
+def test_adapter_when_only_tensors_are_made_then_says_the_versions(version, tmp_path):
+    told = listen(version, tmp_path, "import torch\nfor i in range(1000):\n    x = torch.ones(3)\n")
+    assert told.info["torch_version"].startswith(version)
+    assert len([line for line in told.words("define") if "torch_version" in line]) == 1
+
+
+@EVERY_VERSION
 def test_adapter_when_torch_is_only_imported_then_says_nothing(version, tmp_path):
     assert listen(version, tmp_path, "import torch\nimport colorsys\n").lines == ["reports 0"]
 
