@@ -174,7 +174,8 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 		return;
 	record = (struct record){
 	        .kind = size_bytes > 0 ? RECORD_ALLOC : RECORD_FREE,
-	        .flags = (shared ? RECORD_F_SHARED : 0) | node_flag(thread),
+	        .flags = (shared ? RECORD_F_SHARED : 0) | node_flag(thread) |
+	                 (thread->nr_nodes != thread->nr_nodes_reported ? RECORD_F_NEW_NODE : 0),
 	        .device = device,
 	        .scope = innermost(thread),
 	        .address = (uint64_t)(uintptr_t)address,
@@ -182,6 +183,7 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 	        .a = total_allocated,
 	        .b = total_reserved,
 	};
+	thread->nr_nodes_reported = thread->nr_nodes;
 	write_record(thread, &record);
 	hook_leave(thread);
 }

@@ -57,6 +57,7 @@ struct thread_state {
 	uint32_t depth;                           /* open scopes; those from HOOK_MAX_DEPTH on have no entry */
 	uint32_t module_depth;                    /* module calls among them */
 	uint32_t nr_nodes;                        /* autograd nodes made; wraps */
+	uint32_t nr_nodes_reported;               /* nr_nodes at the last report */
 	uint64_t torch_thread;                    /* as PyTorch counts threads, + 1; 0: not asked yet */
 	uint64_t works_for;                       /* worker: the caller whose nodes it ran last, RECORD_NO_THREAD: nobody's */
 	uint32_t optimizers[HOOK_MAX_OPTIMIZERS]; /* whose step() is open, innermost last */

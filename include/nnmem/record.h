@@ -21,8 +21,8 @@ enum record_kind {
 	RECORD_NONE = 0, /* never written */
 
 	/*
-	 * Reports.  device, flags: NODE, SHARED and the level (record_level()), stack, scope, address, size (> 0, bytes),
-	 * a = total_allocated, b = total_reserved as PyTorch gave them after the event.
+	 * Reports.  device, flags: NODE, NEW_NODE, SHARED and the level (record_level()), stack, scope, address, size (> 0,
+	 * bytes), a = total_allocated, b = total_reserved as PyTorch gave them after the event.
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,
@@ -100,6 +100,7 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 #define RECORD_F_GRAD       0x02u /* gradients are on */
 #define RECORD_F_TRAINING   0x04u /* the module is in training mode */
 #define RECORD_F_ROOT       0x08u /* no other module call is open on this thread */
+#define RECORD_F_NEW_NODE   0x08u /* ALLOC, FREE: an autograd node was made on this thread since its last report */
 #define RECORD_F_ACCUMULATE 0x10u /* BACKWARD_BEGIN: gradients are accumulated into .grad */
 #define RECORD_F_PYTHON     0x20u /* DEF_THREAD: the thread has a Python thread state */
 #define RECORD_F_AUTOGRAD   0x40u /* DEF_THREAD: an autograd worker thread */

@@ -347,7 +347,7 @@ static void test_node_when_it_runs_then_scope_is_the_module_that_made_it(void **
 	assert_int_equal(seen[4].kind, RECORD_BACKWARD_BEGIN);
 	assert_int_equal(seen[4].flags, RECORD_F_ACCUMULATE);
 	assert_int_equal(seen[5].scope, 5);
-	assert_int_equal(seen[5].flags, RECORD_F_NODE);
+	assert_int_equal(seen[5].flags, RECORD_F_NODE | RECORD_F_NEW_NODE);
 	assert_int_equal(seen[6].scope, 0);
 	assert_int_equal(seen[6].flags, 0);
 	assert_int_equal(seen[7].scope, 4);
@@ -384,8 +384,24 @@ static void test_node_when_it_makes_nodes_then_they_inherit_its_module(void **st
 	assert_int_equal(seen[3].kind, RECORD_MODULE_ENTER);
 	assert_true(seen[3].flags & RECORD_F_NODE);
 	assert_int_equal(seen[4].scope, 6);
-	assert_int_equal(seen[4].flags, RECORD_F_NODE);
+	assert_int_equal(seen[4].flags, RECORD_F_NODE | RECORD_F_NEW_NODE);
 	assert_int_equal(seen[6].scope, 4);
+}
+
+static void test_report_when_a_node_was_made_then_the_first_one_after_it_says_so(void **state)
+{
+	report(0x1000, 64);
+	hook_module_enter(3, true, true, true);
+	hook_node_made(10);
+	report(0x2000, 64);
+	report(0x3000, 64);
+	hook_node_made(11);
+	report(0x3000, -64);
+	assert_int_equal(read_records(false), 5);
+	assert_int_equal(seen[0].flags, 0);
+	assert_int_equal(seen[2].flags, RECORD_F_NEW_NODE);
+	assert_int_equal(seen[3].flags, 0);
+	assert_int_equal(seen[4].flags, RECORD_F_NEW_NODE);
 }
 
 static void test_node_made_when_outside_everything_then_forward_once_until_backward(void **state)
@@ -589,6 +605,7 @@ int main(void)
 	        TEST(test_module_leave_when_none_is_open_then_nothing),
 	        TEST(test_node_when_it_runs_then_scope_is_the_module_that_made_it),
 	        TEST(test_node_when_it_makes_nodes_then_they_inherit_its_module),
+	        TEST(test_report_when_a_node_was_made_then_the_first_one_after_it_says_so),
 	        TEST(test_node_made_when_outside_everything_then_forward_once_until_backward),
 	        TEST(test_node_made_when_a_root_forward_came_before_then_no_forward),
 	        TEST(test_worker_when_it_runs_nodes_then_caller_is_named_once),
