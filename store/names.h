@@ -51,7 +51,7 @@ enum category_rule {
 	RULE_RECOMPUTE,        /* born in a module call inside backward: recompute */
 	RULE_OPTIMIZER_KEPT,   /* born in step(), alive when it ended: optimizer_state */
 	RULE_OPTIMIZER_FREED,  /* born and freed in one step(): optimizer_temporary */
-	RULE_BACKWARD_SEED, /* the gradient of the loss, made just before backward began: backward_temporary */
+	RULE_BACKWARD_SEED,    /* the gradient of the loss, made just before backward began: backward_temporary */
 	NR_CATEGORY_RULES
 };
 

@@ -166,7 +166,8 @@ CREATE TABLE allocation (
 	module INTEGER NOT NULL,        -- 0 none
 	tensor INTEGER NOT NULL,        -- 0 none
 	stack INTEGER NOT NULL,
-	flags INTEGER NOT NULL,         -- 1 provisional, 2 recompute, 4 shared, 8 free lost, 16 seen_forward, 32 named_input
+	flags INTEGER NOT NULL,         -- 1 provisional, 2 recompute, 4 shared, 8 free lost, 16 seen_forward, 32 named_input,
+	                                -- 64 seed
 	episode INTEGER NOT NULL        -- for taking the work up again
 );
 

@@ -350,6 +350,13 @@ static void feed_alloc(struct tagger *tagger, struct thread *thread, const struc
 	live->a.recompute = context.recompute;
 	live->a.shared = record->flags & RECORD_F_SHARED;
 	live->a.episode = context.episode;
+	thread->seed = 0;
+	if (level == LEVEL_BLOCK && !record->scope && !(record->flags & RECORD_F_NEW_NODE) && context.phase != PHASE_BACKWARD &&
+	    context.phase != PHASE_OPTIMIZER) {
+		thread->seed = live->a.id;
+		thread->seed_address = record->address;
+		thread->seed_device = record->device;
+	}
 	scope_count_event(tagger, thread);
 	if (tagger->nr_waiting)
 		name_block_born(tagger, index);
@@ -380,6 +387,7 @@ static void feed_free(struct tagger *tagger, struct thread *thread, const struct
 	if (device == NONE)
 		return;
 	context = scope_context(tagger, thread, record);
+	thread->seed = 0;
 	scope_count_event(tagger, thread);
 	index = live_find(&tagger->live, record->address, record->device, level);
 	if (index != NONE) {

@@ -56,6 +56,7 @@ struct tag_allocation {
 	uint64_t episode;  /* the forward, backward or step() of its thread in which it was born */
 	bool seen_forward; /* a forward began, on any thread, while it was alive */
 	bool named_input;  /* it was given to a root module call */
+	bool seed;         /* made for `.backward()`, just before it began */
 };
 
 struct tag_phase_totals {

@@ -8,7 +8,8 @@
  *
  * - What was given to a root module's call is input only if it was born outside all phases: the output of one network that
  *   is given to another (GAN) is an activation.
- * - The 4-byte gradient that `.backward()` makes before the engine starts is born in forward and lives into backward.
+ * - The gradient of the loss that `.backward()` makes before the engine starts is an activation gradient, though it is born
+ *   in forward and dies after backward.
  * - What autograd.grad() leaves is gradient too.
  */
 #include "store/tagger_internal.h"
@@ -75,6 +76,8 @@ static struct verdict verdict_of(const struct tagger *tagger, const struct live 
 		return named[tagger->tensors[a->tensor - 1].kind];
 	if (a->named_input && is_outside(a->phase))
 		return (struct verdict){CATEGORY_INPUT, RULE_NAMED_INPUT};
+	if (a->seed)
+		return (struct verdict){CATEGORY_BACKWARD_TEMPORARY, RULE_BACKWARD_SEED};
 	if (a->recompute)
 		return (struct verdict){CATEGORY_RECOMPUTE, RULE_RECOMPUTE};
 	switch (a->phase) {
@@ -116,7 +119,7 @@ bool category_is_settled(const struct tagger *tagger, const struct live *live)
 {
 	const struct tag_allocation *a = &live->a;
 
-	if (a->level != LEVEL_BLOCK || a->tensor || a->recompute)
+	if (a->level != LEVEL_BLOCK || a->tensor || a->recompute || a->seed)
 		return true;
 	switch (a->phase) {
 	case PHASE_STATIC:

@@ -190,6 +190,12 @@ struct thread {
 	bool modular;                     /* its training forwards are calls of modules that own parameters */
 	bool plain_grad;                  /* its last backward was autograd.grad() */
 
+	/* Its last report, if that may be the gradient that `.backward()` makes: an allocation outside module calls for which no
+	 * node was made. */
+	uint64_t seed; /* id of the allocation, 0: none */
+	uint64_t seed_address;
+	uint16_t seed_device;
+
 	/* What the scopes amount to: scope_settle(). */
 	uint8_t phase;
 	bool rest; /* in nothing: static or other */

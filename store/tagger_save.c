@@ -274,6 +274,9 @@ static void xfer_thread(struct archive *archive, const struct tagger *tagger, st
 	xfer_forward(archive, &thread->forward);
 	xfer_bool(archive, &thread->modular);
 	xfer_bool(archive, &thread->plain_grad);
+	xfer_u64(archive, &thread->seed);
+	xfer_u64(archive, &thread->seed_address);
+	xfer_u16(archive, &thread->seed_device);
 	xfer_bool(archive, &thread->in_span);
 	if (thread->in_span)
 		xfer_span(archive, thread);

@@ -484,6 +484,7 @@ void scope_enter(struct tagger *tagger, struct thread *thread, const struct reco
 	uint32_t hard;
 	bool in_backward;
 
+	thread->seed = 0;
 	if ((record->flags & RECORD_F_ROOT) && thread->nr_modules)
 		drop_stale_modules(tagger, thread);
 	hard = top_hard(thread);
@@ -553,6 +554,21 @@ void scope_forward(struct tagger *tagger, struct thread *thread, const struct re
 
 /* ---- backward, step(), marks */
 
+/*
+ * What `.backward()` hands to the engine is made just before: torch.autograd.backward() allocates ones like the loss and
+ * makes no node for it (torch/autograd/__init__.py, _make_grads; 1.13 to 2.14).
+ */
+static void mark_seed(struct tagger *tagger, struct thread *thread)
+{
+	uint32_t index = thread->seed ? live_find(&tagger->live, thread->seed_address, thread->seed_device, LEVEL_BLOCK) : NONE;
+
+	if (index != NONE && tagger->live.pool[index].a.id == thread->seed) {
+		tagger->live.pool[index].a.seed = tagger->live.pool[index].named = true;
+		live_move(&tagger->live, index, LIVE_YOUNG);
+	}
+	thread->seed = 0;
+}
+
 void scope_backward_begin(struct tagger *tagger, struct thread *thread, const struct record *record)
 {
 	uint32_t hard = top_hard(thread);
@@ -561,6 +577,7 @@ void scope_backward_begin(struct tagger *tagger, struct thread *thread, const st
 	struct scope *scope;
 
 	if (!shared) {
+		mark_seed(tagger, thread);
 		end_forward(tagger, forward_under(thread, hard));
 		step_backward_begin(tagger, thread, record, hard == NONE);
 	}

@@ -16,6 +16,7 @@
 #define FLAG_FREE_LOST    8u
 #define FLAG_SEEN_FORWARD 16u
 #define FLAG_NAMED_INPUT  32u
+#define FLAG_SEED         64u
 
 #define NO_DEVICE         UINT32_MAX
 
@@ -109,7 +110,8 @@ static unsigned allocation_flags(const struct tag_allocation *allocation)
 {
 	return (allocation->provisional ? FLAG_PROVISIONAL : 0) | (allocation->recompute ? FLAG_RECOMPUTE : 0) |
 	       (allocation->shared ? FLAG_SHARED : 0) | (allocation->free_lost ? FLAG_FREE_LOST : 0) |
-	       (allocation->seen_forward ? FLAG_SEEN_FORWARD : 0) | (allocation->named_input ? FLAG_NAMED_INPUT : 0);
+	       (allocation->seen_forward ? FLAG_SEEN_FORWARD : 0) | (allocation->named_input ? FLAG_NAMED_INPUT : 0) |
+	       (allocation->seed ? FLAG_SEED : 0);
 }
 
 static int write_allocation(void *arg, struct tag_allocation *allocation)
@@ -978,6 +980,7 @@ static void read_allocation(const struct writer *writer, sqlite3_stmt *statement
 	        .shared = (flags & FLAG_SHARED) != 0,
 	        .seen_forward = (flags & FLAG_SEEN_FORWARD) != 0,
 	        .named_input = (flags & FLAG_NAMED_INPUT) != 0,
+	        .seed = (flags & FLAG_SEED) != 0,
 	        .stack = (uint32_t)db_column_u64(statement, 15),
 	        .episode = db_column_u64(statement, 16),
 	        .stored = true,

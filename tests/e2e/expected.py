@@ -40,9 +40,10 @@ OPTIMIZERS = {"2.13.0": _OPTIMIZERS, "2.14.1": _OPTIMIZERS}
 R1_E2 = {
     "parameter": 18_531_608,
     "input": 1_920_512,
-    "activation": 53_288_456 + 4,  # the seed gradient is born before the engine starts
+    "activation": 53_288_456,
     "forward_temporary": 40_960_000,
     "gradient": 18_531_608,
+    "backward_temporary": 40_963_588,  # the 4-byte gradient of the loss among them
     "optimizer_state": 18_531_608,
 }
 R1_E2_PEAK = 124_071_760

@@ -8,7 +8,7 @@
  *   B( A( S( S2( P4(  .backward(), autograd.grad(), step() of optimizer 1, of 2, marked phase 4.  ) ends the innermost
  *   }M3 }B }S1    an end by itself, without regard to what is open;  x( forgets the innermost: its end is lost
  *   n3 n0         what follows runs in a node that module 3 made (0: a node of no module), n-: no node any more
- *   f K U         RECORD_FORWARD, a marked step, GradScaler.update
+ *   f o K U       RECORD_FORWARD, a node is made, a marked step, GradScaler.update
  *   t2 p2 a2 w1 w-  go on with thread 2; it is of the native pool; an autograd worker; it works for thread 1, for nobody
  *   d1 d0         go on with device cuda:0, with the cpu
  *   =x in=x       parameter x (module 1) lies in block x; block x is given to a root call
@@ -66,6 +66,7 @@ struct play {
 	uint32_t thread;
 	uint16_t device;
 	uint8_t node_flags;
+	bool new_node; /* a node was made: the next report says so */
 	uint32_t node_scope;
 	uint64_t total[2]; /* PyTorch's, cpu and cuda:0 */
 	uint64_t size[MAX_NAMES];
@@ -356,13 +357,14 @@ static void report(struct play *p, uint8_t kind, unsigned name, uint64_t size)
 		*total += kind == RECORD_ALLOC ? size : -size;
 	send(p, (struct record){
 	                .kind = kind,
-	                .flags = shared ? RECORD_F_SHARED : 0,
+	                .flags = (shared ? RECORD_F_SHARED : 0) | (p->new_node ? RECORD_F_NEW_NODE : 0),
 	                .device = p->device,
 	                .scope = p->node_scope ? p->node_scope : innermost_module(p),
 	                .address = ADDRESS(name),
 	                .size = size,
 	                .a = shared ? 0 : *total,
 	        });
+	p->new_node = false;
 }
 
 static void birth(struct play *p, const char *word, bool shared)
@@ -515,6 +517,9 @@ static void play_word(struct play *p, const char *word)
 		break;
 	case 'f':
 		send(p, (struct record){.kind = RECORD_FORWARD});
+		break;
+	case 'o':
+		p->new_node = true;
 		break;
 	case 'K':
 		send(p, (struct record){.kind = RECORD_MARK_STEP});
@@ -1026,6 +1031,20 @@ static void test_category_when_backward_then_kept_or_freed(void **state)
 	             "a=backward_kept b=backward_freed c=backward_kept d=recompute r=recompute e=backward_freed");
 	expect_rules("t1 F( ) B( a2 w1 +a +b -b t1 ) t2 -a t1 X", "a=backward_kept b=backward_freed");
 	expect_rules("F( ) B( +a ) F( ) B( -a ) X", "a=backward_kept");
+}
+
+static void test_category_when_made_just_before_backward_then_seed(void **state)
+{
+	/* The loss `l` belongs to a node, what `.backward()` makes for it does not; it dies after the engine has ended. */
+	expect_rules("+w F( o +a ) o +l +s B( +b -b -a ) -s S( ) -l X",
+	             "w=static_kept a=forward_kept l=forward_kept s=backward_seed b=backward_freed");
+	expect_rules("F( o +a ) o +l B( ) +s B( ) -s -l X", "a=forward_kept l=forward_kept s=backward_seed");
+	/* Not the last report before it; not of this thread; made by a step() or in a backward. */
+	expect_rules("F( o +a ) +s +b -b B( ) X", "a=forward_kept s=forward_kept b=forward_freed");
+	expect_rules("F( o +a ) t2 +s t1 B( ) X", "a=forward_kept s=between_phases");
+	expect_rules("F( ) B( ) S( +s ) B( ) X", "s=optimizer_kept");
+	expect_rules("F( ) B( +s ) B( ) X", "s=backward_kept");
+	expect_rules("F( o +a ) +s F( ) B( ) X", "a=forward_kept s=forward_kept");
 }
 
 static void test_category_when_optimizer_then_kept_or_freed(void **state)
@@ -1717,7 +1736,7 @@ static void add_reports(struct stream *s, uint8_t flags)
 		struct record record = {.device = at % 8 ? RECORD_DEVICE_CPU : CUDA_0,
 		                        .address = ADDRESS(at),
 		                        .scope = random_below(6),
-		                        .flags = flags};
+		                        .flags = flags | (random_below(3) ? RECORD_F_NEW_NODE : 0)};
 
 		record.kind = s->live[at] ? RECORD_FREE : RECORD_ALLOC;
 		record.size = s->live[at] ? s->live[at] : 1 + random_below(1000);
@@ -1896,6 +1915,7 @@ static void assert_same_allocation(const struct tag_allocation *a, const struct 
 	assert_same(a, b, episode);
 	assert_same(a, b, seen_forward);
 	assert_same(a, b, named_input);
+	assert_same(a, b, seed);
 }
 
 static void assert_same_step(const struct seen_step *a, const struct seen_step *b)
@@ -2347,6 +2367,7 @@ int main(void)
 	        cmocka_unit_test(test_category_when_static_then_kept_or_temporary),
 	        cmocka_unit_test(test_category_when_forward_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_backward_then_kept_or_freed),
+	        cmocka_unit_test(test_category_when_made_just_before_backward_then_seed),
 	        cmocka_unit_test(test_category_when_optimizer_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_other_then_input_or_unknown),
 	        cmocka_unit_test(test_category_when_named_then_names_decide),

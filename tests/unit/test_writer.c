@@ -224,7 +224,7 @@ static void test_writer_create_when_done_then_the_file_says_what_it_is(void **st
 	        query(f, "SELECT hostname, ring_path, ring_start_ns, start_realtime_ns, last_seq, nnmem_version FROM run"),
 	        "host|/dev/shm/ring|5000000000|1700000000123456789|0|" NNMEM_VERSION);
 	assert_string_equal(query(f, "SELECT list, count(*) FROM name GROUP BY list"),
-	                    "category|13\ncategory_rule|19\nlevel|4\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
+	                    "category|13\ncategory_rule|20\nlevel|4\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
 	assert_string_equal(query(f, "SELECT name FROM name WHERE list = 'phase' AND code = 2"), "backward");
 	assert_string_equal(query(f, "SELECT count(*) FROM name WHERE name = '?'"), "0");
 }
@@ -266,12 +266,12 @@ static void test_writer_allocation_when_open_at_a_commit_then_its_row_is_replace
 	allocation.id = 8;
 	allocation.free_seq = allocation.free_ns = allocation.free_stretch = 0;
 	allocation.free_thread = 0;
-	allocation.provisional = allocation.seen_forward = allocation.named_input = allocation.shared = true;
+	allocation.provisional = allocation.seen_forward = allocation.named_input = allocation.seed = allocation.shared = true;
 	allocation.recompute = false;
 	assert_int_equal(f->sink.allocation(f->sink.arg, &allocation), 0);
 	assert_int_equal(commit(f, 15), 0);
 	assert_string_equal(query(f, "SELECT free_seq, free_ns, free_phase, flags FROM allocation WHERE id = 8"),
-	                    "NULL|NULL|NULL|53");
+	                    "NULL|NULL|NULL|117");
 	allocation.provisional = false;
 	allocation.free_lost = true;
 	allocation.free_seq = 30;
@@ -482,6 +482,7 @@ static void assert_same_allocation(const struct tag_allocation *a, const struct 
 	assert_int_equal(a->episode, b->episode);
 	assert_int_equal(a->seen_forward, b->seen_forward);
 	assert_int_equal(a->named_input, b->named_input);
+	assert_int_equal(a->seed, b->seed);
 }
 
 static int collect(void *arg, const struct tag_allocation *allocation)
