@@ -281,7 +281,7 @@ static void test_writer_allocation_when_open_at_a_commit_then_its_row_is_replace
 	assert_int_equal(f->sink.allocation(f->sink.arg, &allocation), 0);
 	assert_int_equal(commit(f, 30), 0);
 	assert_string_equal(query(f, "SELECT free_seq, free_ns, free_phase, flags, category FROM allocation WHERE id = 8"),
-	                    "30|300|5|60|6");
+	                    "30|300|5|124|6");
 	assert_string_equal(query(f, "SELECT count(*) FROM allocation"), "2");
 }
 
