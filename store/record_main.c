@@ -14,17 +14,14 @@
 #define _GNU_SOURCE
 #include "store/program.h"
 #include "store/recording.h"
-#include "store/ring_reader.h"
+#include "store/ring_file.h"
 
 #include <argp.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -42,10 +39,8 @@
 
 struct recorder {
 	const char *ring_path;
-	struct ring *ring;
-	size_t ring_bytes;
-	dev_t ring_device;
-	ino_t ring_inode;
+	struct ring_file ring_file;
+	struct ring *ring; /* of ring_file */
 	struct program program;
 	struct recording *recording;
 	uint64_t commit_ns;   /* when the last commit was asked for */
@@ -61,55 +56,7 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
-/* ---- the ring */
-
-static int check_ring_file(struct recorder *recorder, int fd)
-{
-	struct stat status;
-
-	if (fstat(fd, &status) != 0)
-		return -errno;
-	if (!S_ISREG(status.st_mode) || status.st_size < (off_t)RING_HEADER_BYTES ||
-	    status.st_size > (off_t)ring_file_bytes(RING_MAX_SLOTS))
-		return -EINVAL;
-	if (status.st_uid != geteuid())
-		return -EPERM;
-	recorder->ring_bytes = (size_t)status.st_size;
-	recorder->ring_device = status.st_dev;
-	recorder->ring_inode = status.st_ino;
-	return 0;
-}
-
-static int map_ring(struct recorder *recorder)
-{
-	int fd = open(recorder->ring_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK);
-	void *memory = MAP_FAILED;
-	int r = fd < 0 ? -errno : check_ring_file(recorder, fd);
-
-	if (!r) {
-		memory = mmap(NULL, recorder->ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		r = memory == MAP_FAILED ? -errno : ring_check(memory, recorder->ring_bytes);
-	}
-	if (fd >= 0)
-		close(fd);
-	if (r) {
-		if (memory != MAP_FAILED)
-			munmap(memory, recorder->ring_bytes);
-		return r;
-	}
-	recorder->ring = memory;
-	return 0;
-}
-
-/* The name may belong to another ring by now: of the program that was exec'ed under the same pid. */
-static void unlink_ring(const struct recorder *recorder)
-{
-	struct stat status;
-
-	if (lstat(recorder->ring_path, &status) == 0 && status.st_dev == recorder->ring_device &&
-	    status.st_ino == recorder->ring_inode)
-		unlink(recorder->ring_path);
-}
+/* ---- the ring's header */
 
 static void say_state(struct recorder *recorder, enum ring_recorder state)
 {
@@ -259,7 +206,8 @@ static int record_to_the_end(struct recorder *recorder)
 		return EXIT_FAILED;
 	}
 	recording_close(recorder->recording);
-	unlink_ring(recorder); /* First: where the program was the container's first process, nothing runs after it. */
+	/* First: where the program was the container's first process, nothing runs after it. */
+	ring_file_unlink(&recorder->ring_file);
 	snprintf(recorder->ring->message, sizeof(recorder->ring->message), "%s", message);
 	say_state(recorder, RECORDER_CLOSED);
 	return EXIT_SUCCESS;
@@ -328,7 +276,7 @@ int main(int argc, char **argv)
 	argp_err_exit_status = EXIT_USAGE;
 	argp_parse(&argp, argc, argv, 0, NULL, &recorder);
 	ignore_signals();
-	r = map_ring(&recorder);
+	r = ring_file_open(recorder.ring_path, true, &recorder.ring_file);
 	if (r) {
 		fprintf(stderr, "nnmem-record: cannot read the ring %s: %s\n", recorder.ring_path,
 		        r == -EINVAL            ? "it is not a ring"
@@ -336,6 +284,7 @@ int main(int argc, char **argv)
 		                                : strerror(-r));
 		return EXIT_FAILED;
 	}
+	recorder.ring = recorder.ring_file.ring;
 	if (atomic32_load_acquire(&recorder.ring->recorder) != RECORDER_STARTING) {
 		fprintf(stderr, "nnmem-record: the ring %s has a recorder; nnmem-report takes up what a dead one left\n",
 		        recorder.ring_path);
@@ -347,7 +296,7 @@ int main(int argc, char **argv)
 	r = open_recording(&recorder, message, sizeof(message));
 	if (r) {
 		fprintf(stderr, "nnmem-record: %s\n", message);
-		unlink_ring(&recorder);
+		ring_file_unlink(&recorder.ring_file);
 		say_failed(&recorder, message);
 		r = EXIT_FAILED;
 	} else {
@@ -356,6 +305,6 @@ int main(int argc, char **argv)
 		r = record_to_the_end(&recorder);
 	}
 	program_close(&recorder.program);
-	munmap(recorder.ring, recorder.ring_bytes);
+	ring_file_close(&recorder.ring_file);
 	return r;
 }

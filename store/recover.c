@@ -5,7 +5,7 @@
 #include "store/db.h"
 #include "store/program.h"
 #include "store/recording.h"
-#include "store/ring_reader.h"
+#include "store/ring_file.h"
 #include "store/runfile.h"
 
 #include <errno.h>
@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -162,11 +161,6 @@ void recover_drop_copy(const char *copy_path)
 
 /* ---------------------------------------------------------------- the ring and its program */
 
-struct left_ring {
-	struct ring *ring;
-	size_t size_bytes;
-};
-
 /* Rings are called nnmem-<uid>-<pid>-<start ticks>.ring: nothing else is ever mapped or unlinked. */
 static bool is_ring_name(const char *path)
 {
@@ -177,51 +171,26 @@ static bool is_ring_name(const char *path)
 }
 
 /* Map the ring of the run; @shared: what is read there is given back to it. */
-static int map_ring(const struct recover_origin *origin, bool shared, struct left_ring *ret, char *reason, size_t reason_size)
+static int open_ring(const struct recover_origin *origin, bool shared, struct ring_file *ret, char *reason, size_t reason_size)
 {
-	struct stat status;
-	void *memory;
 	int r;
 
 	if (!origin->ring_path || !is_ring_name(origin->ring_path)) {
 		snprintf(reason, reason_size, "the file does not name its ring");
 		return -ENOENT;
 	}
-	int fd = open(origin->ring_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-
-	if (fd < 0) {
-		r = -errno;
-		snprintf(reason, reason_size, "%.120s: %s", origin->ring_path, strerror(errno));
-		return r;
-	}
-	r = fstat(fd, &status) ? -errno : 0;
-	if (!r && (!S_ISREG(status.st_mode) || status.st_uid != geteuid() || status.st_size < (off_t)RING_HEADER_BYTES ||
-	           status.st_size > (off_t)ring_file_bytes(RING_MAX_SLOTS)))
-		r = -EINVAL;
-	memory = r ? MAP_FAILED
-	           : mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE, fd, 0);
-	if (!r && memory == MAP_FAILED)
-		r = -errno;
-	close(fd);
-	if (r) {
-		snprintf(reason, reason_size, "%.120s is not the ring of this run", origin->ring_path);
-		return r;
-	}
-	const struct ring *ring = memory;
-
-	r = ring_check(memory, (size_t)status.st_size);
-	if (!r && (ring->start_monotonic_ns != origin->ring_start_ns || (int64_t)ring->pid != origin->pid))
+	r = ring_file_open(origin->ring_path, shared, ret);
+	if (!r && (ret->ring->start_monotonic_ns != origin->ring_start_ns || (int64_t)ret->ring->pid != origin->pid)) {
+		ring_file_close(ret);
 		r = -ESTALE;
-	if (r) {
-		munmap(memory, (size_t)status.st_size);
-		snprintf(reason, reason_size,
-		         r == -EPROTONOSUPPORT ? "%.120s was written by another version of nnmem"
-		                               : "%.120s is not the ring of this run",
-		         origin->ring_path);
-		return r;
 	}
-	*ret = (struct left_ring){.ring = memory, .size_bytes = (size_t)status.st_size};
-	return 0;
+	if (r == -EPROTONOSUPPORT)
+		snprintf(reason, reason_size, "%.120s was written by another version of nnmem", origin->ring_path);
+	else if (r == -EINVAL || r == -EPERM || r == -ESTALE)
+		snprintf(reason, reason_size, "%.120s is not the ring of this run", origin->ring_path);
+	else if (r)
+		snprintf(reason, reason_size, "%.120s: %s", origin->ring_path, strerror(-r));
+	return r;
 }
 
 /* ---------------------------------------------------------------- taking up */
@@ -274,19 +243,19 @@ static int take_up_in_place(const char *path, const struct recover_origin *origi
                             size_t reason_size)
 {
 	struct runfile file;
-	struct left_ring left;
+	struct ring_file left;
 	int r = runfile_take_over(path, &file);
 
 	if (r) {
 		snprintf(reason, reason_size, "%s", strerror(-r));
 		return r;
 	}
-	r = map_ring(origin, true, &left, reason, reason_size);
+	r = open_ring(origin, true, &left, reason, reason_size);
 	if (!r) {
 		r = take_up(path, left.ring, ended, reason, reason_size);
-		munmap(left.ring, left.size_bytes);
 		if (!r)
-			unlink(origin->ring_path);
+			ring_file_unlink(&left);
+		ring_file_close(&left);
 	}
 	runfile_release(&file);
 	return r;
@@ -295,17 +264,17 @@ static int take_up_in_place(const char *path, const struct recover_origin *origi
 static int take_up_copy(const char *path, const struct recover_origin *origin, const char *ended, struct recovery *recovery,
                         char *reason, size_t reason_size)
 {
-	struct left_ring left;
+	struct ring_file left;
 	int r = recovery->copy_path[0] ? 0 : recover_copy(path, recovery->copy_path, sizeof(recovery->copy_path));
 
 	if (r) {
 		snprintf(reason, reason_size, "no room for a copy: %s", strerror(-r));
 		return r;
 	}
-	r = map_ring(origin, false, &left, reason, reason_size);
+	r = open_ring(origin, false, &left, reason, reason_size);
 	if (!r) {
 		r = take_up(recovery->copy_path, left.ring, ended, reason, reason_size);
-		munmap(left.ring, left.size_bytes);
+		ring_file_close(&left);
 	}
 	return r;
 }
@@ -340,28 +309,28 @@ static bool find_end(const struct ring *ring, char *ret, size_t size)
 
 void recover_drop_ring(const struct recover_origin *origin)
 {
-	struct left_ring left;
+	struct ring_file left;
 	char text[200];
 
-	if (map_ring(origin, false, &left, text, sizeof(text)))
+	if (open_ring(origin, false, &left, text, sizeof(text)))
 		return;
 	if (find_end(left.ring, text, sizeof(text)))
-		unlink(origin->ring_path);
-	munmap(left.ring, left.size_bytes);
+		ring_file_unlink(&left);
+	ring_file_close(&left);
 }
 
 void recover_run(const char *path, const struct recover_origin *origin, struct recovery *ret, char *reason, size_t reason_size)
 {
-	struct left_ring left;
+	struct ring_file left;
 	char ended[32] = "";
 
 	reason[0] = 0;
 	ret->result = STORE_RING_GONE;
-	if (map_ring(origin, false, &left, reason, reason_size))
+	if (open_ring(origin, false, &left, reason, reason_size))
 		return;
 	bool has_ended = find_end(left.ring, ended, sizeof(ended));
 
-	munmap(left.ring, left.size_bytes);
+	ring_file_close(&left);
 	if (!has_ended) {
 		ret->result = STORE_ORPHANED;
 		return;
