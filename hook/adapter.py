@@ -1,8 +1,9 @@
 # The Python adapter: tells the hook which modules and optimizers are at work, and the names of their tensors.
 #
 # Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
-# "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter, leave, push, in_module, current_root, step_open,
-# step_push, step_close, is_on, scaler_update, remember, identify, define, input_storage and note; python.c says what they do.
+# "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter,
+# leave, push, in_module, current_root, step_open, step_push, step_close, is_on, scaler_update, remember, identify, define,
+# input_storage and note; python.c says what they do.
 #
 # It is a guest in somebody else's program:
 # - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.

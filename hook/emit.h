@@ -2,7 +2,8 @@
  * The producer's side of the ring (include/nnmem/ring.h): claim, fill, publish.
  *
  * Knows nothing of PyTorch or of threads' state; hook/hook.c decides what is recorded.  It allocates nothing, takes no
- * lock and makes no system call but clock_gettime() and, when the ring is full, one bounded wait.
+ * lock and makes no system call but clock_gettime() and, when the ring is full, a look whether the recorder lives and one
+ * bounded wait.
  */
 #ifndef NNMEM_HOOK_EMIT_H
 #define NNMEM_HOOK_EMIT_H
@@ -17,12 +18,12 @@
 
 /*
  * The outside world as emit needs it, so that tests can own time and the recorder's life.
- * Both functions must be async-signal-safe and keep errno.
+ * All must be async-signal-safe and keep errno.
  */
 struct emit_env {
 	uint64_t (*now_ns)(void);             /* CLOCK_MONOTONIC */
 	void (*pause_ns)(uint64_t ns);        /* let the recorder run; at most about @ns */
-	bool (*recorder_alive)(uint32_t pid); /* asked only when the ring is full */
+	bool (*recorder_alive)(uint32_t pid); /* asked when the ring is full, and at the end */
 };
 
 /* The real world: clock_gettime, nanosleep, kill(pid, 0). */
@@ -51,8 +52,8 @@ bool emit_record(struct emitter *emitter, const struct record *record);
 bool emit_record_text(struct emitter *emitter, const struct record *record, const char *text, uint32_t text_bytes);
 
 /*
- * Make @memory (ring_file_bytes(capacity) zero bytes) an empty ring.  @capacity is a power of two in range (asserted).
- * The caller fills the pid fields.
+ * Make @memory (ring_file_bytes(capacity) zero bytes) an empty ring.  The caller chooses @capacity as ring.h says
+ * and fills the pid fields.
  */
 void ring_format(void *memory, uint32_t capacity, uint64_t start_realtime_ns, uint64_t start_monotonic_ns);
 

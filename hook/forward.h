@@ -3,8 +3,10 @@
  *
  * We make PyTorch report all CPU memory (c10::memoryProfilingEnabled() answers true), so it also keeps account of blocks
  * that it would have ignored while no profiler was on.  This is the account that it would have kept: a table of address and
- * size and a running total, touched only while the user's profiler is on.  The rule is PYTORCH.md 0, "The user's profiler
- * stays exact".
+ * size and a running total, touched only while the user's profiler is on: an allocation enters both and is passed on with
+ * that total; a free is passed on only if its address is there, with the size from there.
+ * Source: c10/core/CPUAllocator.cpp (ProfiledCPUMemoryReporter); profiles of 2.13.0 and 2.14.1 with and
+ * without us are equal to the byte.
  *
  * Shared and mapped memory (at::MapAllocator) is reported whether a profiler is on or not, with a total of 0; what is
  * reported so is always passed on as it is.  Its blocks are remembered, because a free with a total of 0 can also be that of

@@ -26,7 +26,7 @@
 
 enum hook_state {
 	HOOK_DOWN = 0, /* before the constructor, switched off, in a forked child, after a failure that was noted */
-	HOOK_STARTING, /* one thread makes the ring and starts the recorder; the others drop and count meanwhile */
+	HOOK_STARTING, /* one thread makes the ring and starts the recorder; the others wait a moment, then drop and count */
 	HOOK_UP,       /* recording */
 	HOOK_DRAINING, /* the end was recorded: nothing more is */
 };
@@ -87,8 +87,9 @@ void hook_exec_failed(void);
 enum hook_state hook_current_state(void);
 
 /*
- * Whether records are, or from the first one on will be, written: false for good when NNMEM_OFF is set, in a forked child
- * and after a failure.  Valid after the library's constructor in process.c, which comes before all others of the library.
+ * Whether records are, or from the first one on will be, written: false when NNMEM_OFF is set, in a forked child, after a
+ * failure and once the end was recorded.  Valid after the constructor in process.c, which comes before all others of the
+ * library.
  */
 bool hook_is_on(void);
 

@@ -6,7 +6,7 @@
  * only sys_call() is used.
  *
  * Source: clone(2), execve(2) ("exit signal is reset to SIGCHLD"), wait(2) (__WALL); kernel/exit.c reparent_leader() for the
- * same on reparenting; tried on Linux 6.x: waitpid(-1) says ECHILD in all three cases (PYTORCH.md, DESIGN 5).
+ * same on reparenting; tried on Linux 6.x: waitpid(-1) says ECHILD whether we are init, a subreaper or neither.
  */
 #define _GNU_SOURCE
 #include "hook/launch.h"

@@ -6,7 +6,7 @@
  * passed on as they are.  They come with the device allocator's lock held: nothing here waits or calls PyTorch back, but for
  * the real functions that it was going to call anyway.
  *
- * Source: c10/core/Allocator.h, CPUAllocator.cpp, aten/src/ATen/MapAllocator.cpp; PYTORCH.md 0, 1.1 to 1.4.
+ * Source: c10/core/Allocator.h, CPUAllocator.cpp, aten/src/ATen/MapAllocator.cpp of 2.13.0 and 2.14.1.
  */
 #include "hook/api.h"
 #include "hook/hook_internal.h"

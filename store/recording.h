@@ -24,7 +24,7 @@ struct recording_origin {
 };
 
 /*
- * Choose the file's name by the rule of DESIGN 7 (Files), create it and connect @ring.
+ * Choose the file's name by the rule of runfile.h, create it and connect @ring.
  * Errors: negative errno, with one sentence in @message (which names path and reason).
  */
 int recording_create(struct ring *ring, const struct recording_origin *origin, struct recording **ret, char *message,

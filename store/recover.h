@@ -4,7 +4,7 @@
  * Runs only when no recorder holds its lock on the file (runfile.h), on the file itself when that and its folder can be
  * written, else on a private copy in memory that only the caller sees; the ring is then read through a private mapping,
  * so that both stay as they are.  The names in a run file are not trusted: a ring is taken for the run's only if it is a
- * regular file of this user, called as rings are, and its process and start time are those of the run.
+ * regular file of this user (ring_file.h), called as rings are, and its process and start time are those of the run.
  */
 #ifndef NNMEM_STORE_RECOVER_H
 #define NNMEM_STORE_RECOVER_H
@@ -31,8 +31,7 @@ struct recovery {
  * Take up the run file at @path; its recorder is dead, and nothing in this process has it open.
  * @ret->copy_path names a copy that was made already, or ""; it is dropped where the file itself is the one to read.
  * @ret->result: STORE_RECOVERED, _IN_MEMORY, STORE_ORPHANED (the program lives: nothing was touched), STORE_LIVE (another
- * recovery is at work) or STORE_RING_GONE; then
- * @reason, maybe "", says why.
+ * recovery is at work) or STORE_RING_GONE; then @reason, maybe "", says why.
  */
 void recover_run(const char *path, const struct recover_origin *origin, struct recovery *ret, char *reason, size_t reason_size);
 

@@ -1,7 +1,7 @@
 /*
  * The run file as a file: its name, the lock that tells whether its recorder is alive, and where it lies.
  *
- * Names (DESIGN, Files).  The wanted name is the template NNMEM_OUT, `run.db` by default, with %p (pid), %r (rank), %h
+ * Names.  The wanted name is the template NNMEM_OUT, `run.db` by default, with %p (pid), %r (rank), %h
  * (host) and %% replaced; with a rank and neither %p nor %r in it, `.rank<R>` goes before the extension.  A dead file of
  * that name is kept as `run.~1~.db` (~2~, ...), together with its -wal, -shm and -journal; where the name belongs to a live
  * recorder, or to somebody whose life we cannot tell, `run.<pid>.db` is taken instead.  An empty file is adopted.

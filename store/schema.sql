@@ -88,7 +88,7 @@ CREATE TABLE tensor (
 	allocation INTEGER              -- the life that holds it; NULL: PyTorch did not allocate it (external)
 );
 
--- A stretch falls into one step as a whole; which one is decided late (DESIGN, Steps), so rows name stretches.
+-- A stretch falls into one step as a whole; which one is decided late (store/tagger_step.c), so rows name stretches.
 CREATE TABLE stretch (id INTEGER PRIMARY KEY, step INTEGER NOT NULL);
 
 CREATE TABLE step (

@@ -1,8 +1,8 @@
 /*
  * Reading a run file.  The only header of store/ that report/ may include (with names.h): no SQL, no slots.
  *
- * A run file is never trusted: it is opened read-only with the defensive settings of DESIGN (no trusted schema, a heap
- * limit, a progress handler that bounds time), tables are read and never views, and every value is checked before use.
+ * A run file is never trusted: it is opened read-only and defensively (db.h; besides, a heap limit and a progress
+ * handler that bounds time), tables are read and never views, and every value is checked before use.
  * Opening a file whose recorder died first recovers what the ring still holds (store/recover.c): into the file when it
  * can be written, else in a private copy in memory; store_run.recovered_* say what happened.
  *
@@ -168,8 +168,9 @@ struct store_bucket {
 
 /*
  * Open @path.  On success *@ret_store is the caller's, to be given to store_close().
- * Errors (all with a message): -ENOENT, -EACCES, -EISDIR; -ENODATA empty; -EBADMSG not a run file, or damaged;
- * -EPROTONOSUPPORT written by a newer nnmem; -ENOMEM.
+ * Errors (all with a message): -ENOENT, -EACCES, -EISDIR and the like as open(2); -ENODATA empty; -EBADMSG not a run file,
+ * damaged, or never finished; -EPROTONOSUPPORT written by a newer nnmem; -EBUSY being written on a file system where it
+ * cannot be read meanwhile; -EIO, -ENOMEM.  Later calls on the store: -EBADMSG, -EBUSY, -EIO, -ENOMEM.
  */
 int store_open(const char *path, struct store **ret_store, struct store_error *error);
 void store_close(struct store *store);

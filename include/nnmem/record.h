@@ -26,13 +26,13 @@ enum record_kind {
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,
-	RECORD_OOM = 3, /* device, size = bytes asked for, a, b: totals; address 0 */
+	RECORD_OOM = 3, /* device, flags NODE, scope, size = bytes asked for, a, b: totals; address 0 */
 
 	/*
 	 * Scopes of the thread that sends them; they nest.
 	 * MODULE_ENTER: scope = module id, flags ROOT, GRAD, TRAINING (the last two valid with ROOT only), NODE.
 	 * MODULE_LEAVE: scope = module id, flags ROOT; a = autograd nodes made on this thread since the ENTER.
-	 * BACKWARD_BEGIN: flags ACCUMULATE (`.backward()`, not `autograd.grad`).  a = id of the graph task, 0 unknown.
+	 * BACKWARD_BEGIN: flags ACCUMULATE (`.backward()`, not `autograd.grad`).
 	 * OPTIMIZER_BEGIN/END: scope = optimizer id.
 	 */
 	RECORD_MODULE_ENTER = 10,
@@ -70,7 +70,7 @@ enum record_kind {
 	RECORD_DEF_TENSOR = 33,
 
 	/* Facts about the run. */
-	RECORD_INFO = 40, /* text: key, value (torch_version, python_version, rank, adapter, ...) */
+	RECORD_INFO = 40, /* text: key, value (torch_version, python_version, adapter, ...) */
 	RECORD_NOTE = 41, /* a = enum record_severity; text: one sentence */
 	RECORD_END = 42,  /* the process ends: a = enum record_end, b = exit status, size = peak RSS in bytes */
 
