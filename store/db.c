@@ -273,15 +273,3 @@ void db_rollback(struct db *db)
 	if (!sqlite3_get_autocommit(db->handle))
 		sqlite3_exec(db->handle, "ROLLBACK", NULL, NULL, NULL);
 }
-
-int db_copy(struct db *to, struct db *from)
-{
-	sqlite3_backup *backup = sqlite3_backup_init(to->handle, "main", from->handle, "main");
-	int code;
-
-	if (!backup)
-		return db_error(to, sqlite3_errcode(to->handle));
-	code = sqlite3_backup_step(backup, -1);
-	sqlite3_backup_finish(backup);
-	return code == SQLITE_DONE ? 0 : db_error(to, code);
-}

@@ -64,9 +64,6 @@ int db_commit(struct db *db);
 /* Never fails: without a transaction it does nothing. */
 void db_rollback(struct db *db);
 
-/* Replace the contents of @to by those of @from, as of its last commit. */
-int db_copy(struct db *to, struct db *from);
-
 /* Unsigned values are stored as SQLite's signed ones with the same bits. */
 static inline int db_bind_u64(sqlite3_stmt *statement, int index, uint64_t value)
 {

@@ -176,7 +176,7 @@ static int open_existing(const char *path, bool *ret_writable)
 static int clear_name(const char *path, int *ret_fd)
 {
 	bool writable;
-	struct stat status;
+	struct stat status = {0};
 	int fd = open_existing(path, &writable);
 	int r;
 
@@ -199,8 +199,11 @@ static int clear_name(const char *path, int *ret_fd)
 	if (!is_named(path, fd))
 		goto out;
 	if (writable && status.st_size == 0 && status.st_uid == geteuid() && status.st_nlink == 1) {
+		r = fchmod(fd, 0600) == 0 ? 0 : -errno;
+		if (r)
+			goto out;
 		*ret_fd = fd;
-		return fchmod(fd, 0600) == 0 ? 0 : -errno;
+		return 0;
 	}
 	r = set_aside(path); /* Under its lock, so that nobody recovers it meanwhile. */
 	if (!r)

@@ -186,23 +186,6 @@ static void test_db_rollback_when_in_a_transaction_then_undoes_it(void **state)
 	db_close(db);
 }
 
-static void test_db_copy_when_the_source_is_in_wal_mode_then_the_copy_can_be_written(void **state)
-{
-	struct fixture *f = *state;
-	struct db *from, *to;
-	int64_t value;
-
-	make_file(f, "PRAGMA journal_mode = WAL; CREATE TABLE t (a); INSERT INTO t VALUES (3)");
-	assert_int_equal(db_open(f->path, DB_READ, &from, NULL, 0), 0);
-	assert_int_equal(db_open(NULL, DB_MEMORY, &to, NULL, 0), 0);
-	assert_int_equal(db_copy(to, from), 0);
-	db_close(from);
-	assert_int_equal(db_exec(to, "INSERT INTO t VALUES (4)"), 0);
-	assert_int_equal(db_read_i64(to, "SELECT sum(a) FROM t", &value), 0);
-	assert_int_equal(value, 7);
-	db_close(to);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -215,7 +198,6 @@ int main(void)
 	        TEST(test_db_read_i64_when_there_is_no_row_or_null_then_enodata),
 	        TEST(test_db_error_when_the_file_is_foreign_then_ebadmsg),
 	        TEST(test_db_rollback_when_in_a_transaction_then_undoes_it),
-	        TEST(test_db_copy_when_the_source_is_in_wal_mode_then_the_copy_can_be_written),
 	};
 
 	return cmocka_run_group_tests_name("db", tests, NULL, NULL);
