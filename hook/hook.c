@@ -262,6 +262,19 @@ static uint64_t graph_task_thread(const void *graph_task)
 	return entry & ((1u << GRAPH_TASK_THREAD_BITS) - 1);
 }
 
+/* Asked once in vain, never again: the search for the function walks all libraries. */
+static void ask_torch_thread(struct thread_state *thread)
+{
+	static uint8_t once;
+
+	if (__atomic_load_n(&once, __ATOMIC_RELAXED))
+		return;
+	thread->torch_thread = hook_torch_thread() + 1;
+	if (!thread->torch_thread)
+		hook_note(&once, RECORD_SEVERITY_DEGRADED,
+		          "backward has no layers: this PyTorch does not say how it numbers threads");
+}
+
 void hook_node_made(uint64_t number)
 {
 	struct thread_state *thread = &this_thread;
@@ -269,14 +282,8 @@ void hook_node_made(uint64_t number)
 	if (!hook_is_wanted())
 		return;
 	thread->nr_nodes++;
-	if (__builtin_expect(!thread->torch_thread, 0)) {
-		static uint8_t once;
-
-		thread->torch_thread = hook_torch_thread() + 1;
-		if (!thread->torch_thread)
-			hook_note(&once, RECORD_SEVERITY_DEGRADED,
-			          "backward has no layers: this PyTorch does not say how it numbers threads");
-	}
+	if (__builtin_expect(!thread->torch_thread, 0))
+		ask_torch_thread(thread);
 	if (thread->torch_thread)
 		nodes_made(&nodes, thread->torch_thread - 1, number, innermost(thread));
 	if (!thread->forward_told && !thread->depth && !thread->backward_depth && !thread->optimizer_depth) {

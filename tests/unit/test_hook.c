@@ -25,6 +25,8 @@ static struct record seen[CAPACITY];
 static char texts[64][128]; /* of the first records with text */
 static size_t nr_seen, nr_texts;
 static uint64_t torch_thread;
+static bool torch_says_threads;
+static unsigned nr_asked;
 static unsigned nr_starts;
 static bool start_succeeds;
 static void (*in_the_middle)(void); /* called once while a record is being written: a signal handler's place */
@@ -39,7 +41,8 @@ bool process_start(void)
 
 uint64_t hook_torch_thread(void)
 {
-	return __atomic_add_fetch(&torch_thread, 1, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&nr_asked, 1, __ATOMIC_RELAXED);
+	return torch_says_threads ? __atomic_add_fetch(&torch_thread, 1, __ATOMIC_RELAXED) : UINT64_MAX;
 }
 
 static uint64_t fake_now(void)
@@ -79,6 +82,8 @@ static int set_up(void **state)
 	memset(&nodes, 0, sizeof(nodes));
 	memset(graph_tasks, 0, sizeof(graph_tasks));
 	torch_thread = 0;
+	torch_says_threads = true;
+	nr_asked = 0;
 	nr_starts = 0;
 	start_succeeds = true;
 	in_the_middle = NULL;
@@ -583,6 +588,20 @@ static void test_report_when_many_threads_then_all_arrive_in_each_threads_order(
 		assert_int_equal(last[i], NR_REPORTS);
 }
 
+/* Comes last: nobody asks again in this process. */
+static void test_node_made_when_pytorch_does_not_number_threads_then_asked_and_noted_once(void **state)
+{
+	torch_says_threads = false;
+	hook_module_enter(1, true, true, true);
+	for (uint64_t number = 1; number <= 100; number++)
+		hook_node_made(number);
+	hook_module_leave();
+	assert_int_equal(nr_asked, 1);
+	assert_int_equal(read_records(false), 3);
+	assert_int_equal(seen[1].kind, RECORD_NOTE);
+	assert_int_equal(seen[2].a, 100);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -614,6 +633,7 @@ int main(void)
 	        TEST(test_note_when_called_twice_then_once),
 	        TEST(test_others_when_called_then_their_records),
 	        TEST(test_report_when_many_threads_then_all_arrive_in_each_threads_order),
+	        TEST(test_node_made_when_pytorch_does_not_number_threads_then_asked_and_noted_once),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
