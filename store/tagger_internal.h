@@ -375,6 +375,13 @@ struct audit {
 		uint64_t first_before, last_after;
 	} threads[MAX_AUDIT_THREADS];
 	uint32_t nr_threads; /* one more than there is room: too many to tell */
+	/*
+	 * All reports since the first, or since a failure, as above: the first one need not have been the first whose total
+	 * was taken, and then what was taken for the beginning is mended.  Kept until there are AUDIT_FIRST_REPORTS of them.
+	 */
+	uint64_t nr_first, first_delta, first_balance;
+	struct audit_thread first_threads[MAX_AUDIT_THREADS];
+	uint32_t nr_first_threads;
 };
 
 struct device {

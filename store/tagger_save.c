@@ -185,6 +185,15 @@ static void xfer_device(struct archive *archive, struct device *device)
 		xfer_u64(archive, &audit->threads[i].first_before);
 		xfer_u64(archive, &audit->threads[i].last_after);
 	}
+	xfer_u64(archive, &audit->nr_first);
+	xfer_u64(archive, &audit->first_delta);
+	xfer_u64(archive, &audit->first_balance);
+	audit->nr_first_threads = (uint32_t)xfer_bounded(archive, audit->nr_first_threads, MAX_AUDIT_THREADS + 1);
+	for (uint32_t i = 0; i < audit->nr_first_threads && i < MAX_AUDIT_THREADS; i++) {
+		xfer_u32(archive, &audit->first_threads[i].thread);
+		xfer_u64(archive, &audit->first_threads[i].first_before);
+		xfer_u64(archive, &audit->first_threads[i].last_after);
+	}
 	device->waters.prune_at = 4096;
 	XFER_ARRAY(archive, device->waters.marks, device->waters.nr, device->waters.size, size_t, 2);
 	for (size_t i = 0; i < device->waters.nr; i++) {

@@ -1571,6 +1571,27 @@ static void test_audit_when_cpu_reports_cross_then_no_failure(void **state)
 	play_free(p);
 }
 
+static void test_audit_when_the_first_reports_cross_then_no_failure(void **state)
+{
+	struct play *p = play_new();
+
+	/* In the order of totals: thread 1 +0 100, thread 2 +1 20, thread 3 +2 7. */
+	p->thread = 2;
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 1, 20, 120);
+	p->thread = 3;
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 2, 7, 127);
+	p->thread = 1;
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 0, 100, 100);
+	for (unsigned i = 3; i < 103; i++) {
+		p->thread = 1 + i % 3;
+		totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, i, 1, 125 + i);
+	}
+	finish(p);
+	assert_int_equal(p->rows.devices[0].audit_failures, 0);
+	assert_int_equal(p->rows.devices[0].audit_checks, 102);
+	play_free(p);
+}
+
 static void test_audit_when_cpu_totals_form_no_way_then_not_agreed(void **state)
 {
 	struct play *p = play_new();
@@ -2396,6 +2417,7 @@ int main(void)
 	        cmocka_unit_test(test_audit_when_totals_agree_then_checks_and_no_failure),
 	        cmocka_unit_test(test_audit_when_a_report_is_lost_then_one_failure),
 	        cmocka_unit_test(test_audit_when_cpu_reports_cross_then_no_failure),
+	        cmocka_unit_test(test_audit_when_the_first_reports_cross_then_no_failure),
 	        cmocka_unit_test(test_audit_when_cpu_totals_form_no_way_then_not_agreed),
 	        cmocka_unit_test(test_audit_when_cuda_reports_cross_then_failures),
 	        cmocka_unit_test(test_audit_when_cpu_report_stays_away_then_failure_at_the_end),
