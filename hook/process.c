@@ -33,7 +33,7 @@
 #error "a sanitizer's runtime must be the first library of a process: the preloaded library cannot be built with one"
 #endif
 
-#define START_WAIT_NS   UINT64_C(200000000) /* how long other threads wait for the one that starts the recorder */
+#define START_WAIT_NS   UINT64_C(1000000000) /* how long other threads wait for the one that starts the recorder */
 #define END_WAIT_NS     UINT64_C(1000000000)
 #define PAUSE_NS        UINT64_C(500000)
 #define SAY_WAIT_MS     100
