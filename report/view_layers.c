@@ -142,7 +142,7 @@ static void mark_holders(struct tree *tree)
 	}
 }
 
-/* The node after @index in the order of a tree that is read from top to bottom, or -1. */
+/* The nodes as a tree is read, from top to bottom; NULL without memory.  The caller frees it. */
 static size_t *tree_order(const struct tree *tree)
 {
 	size_t *order = malloc((tree->nr_nodes + 1) * sizeof(*order));
@@ -248,40 +248,35 @@ static void add_to(uint64_t sums[NR_SUMS], const struct node *node)
 		sums[j] += node->sums[j];
 }
 
-static int print_tree(struct report *report, struct tree *tree, size_t *order)
+/* Add up all layers.  Returns the largest number that the table shows. */
+static uint64_t add_totals(struct printing *printing, const struct tree *tree)
 {
-	const struct column columns[] = {
-	        {"layer", false, true},    {"class", false, true},   {"params", true, false}, {"grads", true, false},
-	        {"state", true, false},    {"saved", true, false},   {"temp", true, false},   {"fwd peak", true, false},
-	        {"bwd peak", true, false}, {"at peak", true, false},
-	};
-	const struct column narrow[] = {
-	        {"layer", false, true},    {"params", true, false},   {"grads", true, false},
-	        {"state", true, false},    {"saved", true, false},    {"temp", true, false},
-	        {"fwd peak", true, false}, {"bwd peak", true, false}, {"at peak", true, false},
-	};
-	uint64_t limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit;
-	bool flat = limit != LIMIT_ALL;
-	struct printing printing = {.report = report, .classes = !report->table_width || report->table_width >= WIDE};
-	uint64_t largest = 0, shown = 0, rest = 0, empty = 0;
-	uint64_t rest_sums[NR_SUMS] = {0};
-	char words[96];
-	format_buffer number;
-	int error;
+	uint64_t largest = 0;
 
 	for (size_t i = 0; i < tree->nr_nodes; i++) {
 		const struct node *node = &tree->nodes[i];
 
-		add_to(printing.totals, node);
+		add_to(printing->totals, node);
 		largest = node->backward_peak_bytes > largest ? node->backward_peak_bytes : largest;
 		largest = node->forward_peak_bytes > largest ? node->forward_peak_bytes : largest;
 	}
 	for (size_t j = 0; j < NR_SUMS; j++)
-		largest = printing.totals[j] > largest ? printing.totals[j] : largest;
-	printing.unit = unit_for_table(report->arguments->units, largest);
-	printing.table = printing.classes ? table_new(columns, 10) : table_new(narrow, 9);
-	if (flat)
-		qsort_r(order, tree->nr_nodes, sizeof(*order), compare_at_peak, tree);
+		largest = printing->totals[j] > largest ? printing->totals[j] : largest;
+	return largest;
+}
+
+/*
+ * A row for each layer that holds something, in @order: as a tree, or, where there is a @limit, as a list with a row for
+ * those beyond it.  Returns how many layers hold nothing.
+ */
+static uint64_t add_layers(struct printing *printing, const struct tree *tree, const size_t *order, uint64_t limit)
+{
+	struct report *report = printing->report;
+	bool flat = limit != LIMIT_ALL;
+	uint64_t shown = 0, rest = 0, empty = 0;
+	uint64_t rest_sums[NR_SUMS] = {0};
+	format_buffer number;
+	char words[96];
 
 	for (size_t i = 0; i < tree->nr_nodes; i++) {
 		const struct node *node = &tree->nodes[order[i]];
@@ -295,17 +290,44 @@ static int print_tree(struct report *report, struct tree *tree, size_t *order)
 			add_to(rest_sums, node);
 		} else {
 			shown++;
-			add_row(&printing, STYLE_PLAIN,
+			add_row(printing, STYLE_PLAIN,
 			        flat ? report_layer(report, node->root, node->layer) : own_name(report, tree, node),
 			        report_safe(report, node->class_name));
-			add_numbers(&printing, node->sums, true, node->forward_peak_bytes, node->backward_peak_bytes);
+			add_numbers(printing, node->sums, true, node->forward_peak_bytes, node->backward_peak_bytes);
 		}
 	}
 	if (rest) {
 		snprintf(words, sizeof(words), "%s more layers", format_count(rest, number));
-		add_row(&printing, STYLE_FAINT, words, "");
-		add_numbers(&printing, rest_sums, false, 0, 0);
+		add_row(printing, STYLE_FAINT, words, "");
+		add_numbers(printing, rest_sums, false, 0, 0);
 	}
+	return empty;
+}
+
+static int print_tree(struct report *report, const struct tree *tree, size_t *order)
+{
+	static const struct column wide[] = {
+	        {"layer", false, true},    {"class", false, true},   {"params", true, false}, {"grads", true, false},
+	        {"state", true, false},    {"saved", true, false},   {"temp", true, false},   {"fwd peak", true, false},
+	        {"bwd peak", true, false}, {"at peak", true, false},
+	};
+	static const struct column narrow[] = {
+	        {"layer", false, true},    {"params", true, false},   {"grads", true, false},
+	        {"state", true, false},    {"saved", true, false},    {"temp", true, false},
+	        {"fwd peak", true, false}, {"bwd peak", true, false}, {"at peak", true, false},
+	};
+	uint64_t limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit;
+	struct printing printing = {.report = report, .classes = !report->table_width || report->table_width >= WIDE};
+	uint64_t empty;
+	format_buffer number;
+	int error;
+
+	printing.unit = unit_for_table(report->arguments->units, add_totals(&printing, tree));
+	printing.table = printing.classes ? table_new(wide, sizeof(wide) / sizeof(wide[0]))
+	                                  : table_new(narrow, sizeof(narrow) / sizeof(narrow[0]));
+	if (limit != LIMIT_ALL)
+		qsort_r(order, tree->nr_nodes, sizeof(*order), compare_at_peak, (void *)(uintptr_t)tree);
+	empty = add_layers(&printing, tree, order, limit);
 	for (size_t i = 0; i < tree->nr_nodes; i++)
 		if (!tree->nodes[i].layer) {
 			add_row(&printing, STYLE_FAINT, "no layer", "");
