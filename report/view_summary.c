@@ -1,6 +1,6 @@
 /*
  * summary: what was run, what went wrong with recording it, what the memory was for in training and in inference, and
- * when there was most of it.  The table is R1 of the accounting: each kind at its own maximum, then one instant.
+ * when there was most of it.  Its table says each kind at its own maximum, then the peak as one instant.
  */
 #include "report/live.h"
 
@@ -86,7 +86,7 @@ static void print_facts(struct report *report)
 	fprintf(report->out, "\n\n");
 }
 
-/* ---- table R1 */
+/* ---- the table */
 
 /* One column pair: exact bytes and the same in @unit. */
 static void cells_of(struct table *table, struct unit unit, bool present, uint64_t bytes)

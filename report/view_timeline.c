@@ -1,7 +1,7 @@
 /*
- * timeline: live bytes over the run as a chart, with the phases under it, then one row per phase per step (R8 of the
- * accounting): what there was at its start, at its highest and at its end, and what the end has more than the end of the
- * same phase one step earlier, which in a healthy run is nothing.
+ * timeline: live bytes over the run as a chart, with the phases under it, then one row per phase per step:
+ * what there was at its start, at its highest and at its end, and what the end has more than the end of the same phase one
+ * step earlier, which in a healthy run is nothing.
  *
  * Steps and spans are read in batches, so that memory does not grow with the run.
  */
