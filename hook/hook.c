@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "hook/hook_internal.h"
 
+#include "hook/process.h"
 #include "hook/text.h"
 
 #include <errno.h>

@@ -79,15 +79,6 @@ static inline bool hook_is_wanted(void)
 	       (state == HOOK_DOWN && hook.page && atomic32_load_relaxed(&hook.page->armed));
 }
 
-/*
- * The state is not HOOK_UP: start recording if the process is armed, or wait (bounded) for the thread that does so.
- * Returns whether the state is HOOK_UP now.  Keeps errno.  process.c.
- */
-bool process_start(void);
-
-/* One line on stderr, if that is still the file that it was at the start and NNMEM_LOG allows it.  Signal: safe.  process.c. */
-void process_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
 /* PyTorch's number for the calling thread, or UINT64_MAX where it cannot be had.  wrap_autograd.c. */
 uint64_t hook_torch_thread(void);
 

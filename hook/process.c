@@ -13,6 +13,7 @@
 #include "hook/launch.h"
 #include "hook/sys.h"
 #include "hook/text.h"
+#include "hook/wrap_libc.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -123,12 +124,14 @@ static void read_settings(void)
 	}
 }
 
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 static void complain_about_settings(void)
 {
 	for (size_t i = 0; i < NR_SETTINGS; i++) {
 		if (bad_values[i][0])
-			process_say("%s=%s is not allowed: %s; %s is used", known_settings[i].name, bad_values[i],
-			            known_settings[i].allowed, known_settings[i].fallback);
+			say("%s=%s is not allowed: %s; %s is used", known_settings[i].name, bad_values[i],
+			    known_settings[i].allowed, known_settings[i].fallback);
 	}
 }
 
@@ -181,7 +184,8 @@ static void write_to_stderr(const char *line, size_t length)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-void process_say(const char *format, ...)
+/* One line on stderr, if that is still the file that it was at the start and NNMEM_LOG allows it.  Signal: safe.  Keeps errno. */
+static void say(const char *format, ...)
 {
 	char line[1536];
 	int saved_errno = errno;
@@ -266,7 +270,7 @@ __attribute__((constructor(101))) static void process_init(void)
 {
 	int saved_errno = errno;
 
-	process_resolve();
+	wrap_libc_resolve();
 	if (hook.page || is_switched_off())
 		goto out;
 	own_pid = getpid();
@@ -431,9 +435,9 @@ static struct ring *ring_make_somewhere(void)
 		ring_is_beside_run = ring != NULL;
 	}
 	if (!ring) {
-		process_say("nothing is recorded: no room for the ring in $XDG_RUNTIME_DIR, /dev/shm and the run's folder "
-		            "(%s: error %d)",
-		            ring_path, -error);
+		say("nothing is recorded: no room for the ring in $XDG_RUNTIME_DIR, /dev/shm and the run's folder "
+		    "(%s: error %d)",
+		    ring_path, -error);
 		return NULL;
 	}
 	ring->pid = (uint32_t)own_pid;
@@ -492,13 +496,13 @@ static bool start(void)
 	find_recorder(recorder_path);
 	error = launch_recorder(recorder_path, argv);
 	if (error) {
-		process_say("nothing is recorded: %s cannot be started (error %d)", recorder_path, -error);
+		say("nothing is recorded: %s cannot be started (error %d)", recorder_path, -error);
 		unlink(ring_path);
 		munmap(ring, ring_file_bytes(ring->capacity));
 		return false;
 	}
 	if (settings.log == LOG_DEBUG)
-		process_say("recording through %s by %s", ring_path, recorder_path);
+		say("recording through %s by %s", ring_path, recorder_path);
 	hook.emitter.ring = ring;
 	note_what_happened();
 	return true;
@@ -549,18 +553,18 @@ static void say_how_it_went(uint32_t recorder_state)
 	path[sizeof(path) - 1] = message[sizeof(message) - 1] = '\0';
 
 	if (recorder_state == RECORDER_FAILED && path[0])
-		process_say("%s; what it holds and what is still in memory is read by: nnmem-report %s", message, path);
+		say("%s; what it holds and what is still in memory is read by: nnmem-report %s", message, path);
 	else if (recorder_state == RECORDER_FAILED)
-		process_say("nothing was recorded: %s", message);
+		say("nothing was recorded: %s", message);
 	else if (recorder_state == RECORDER_CLOSED)
-		process_say("wrote %s%s%s%s; read it with: nnmem-report %s", path, message[0] ? " (" : "", message,
-		            message[0] ? ")" : "", path);
+		say("wrote %s%s%s%s; read it with: nnmem-report %s", path, message[0] ? " (" : "", message, message[0] ? ")" : "",
+		    path);
 	else if (!path[0])
-		process_say("nnmem-record has not opened a run file yet; what happened is in %s", ring_path);
+		say("nnmem-record has not opened a run file yet; what happened is in %s", ring_path);
 	else if (!emit_env_default.recorder_alive(atomic32_load_relaxed(&ring->recorder_pid)))
-		process_say("nnmem-record died; what it left is recovered by: nnmem-report %s", path);
+		say("nnmem-record died; what it left is recovered by: nnmem-report %s", path);
 	else
-		process_say("%s is still being written; read it with: nnmem-report %s", path, path);
+		say("%s is still being written; read it with: nnmem-report %s", path, path);
 }
 
 /* Wait until the recorder has closed the run file, or cannot.  Returns its state. */
@@ -615,7 +619,7 @@ void hook_exec_failed(void)
 	if (hook_state_now() != HOOK_DRAINING || getpid() != own_pid)
 		return;
 	if (atomic32_load_acquire(&hook.emitter.ring->recorder) == RECORDER_CLOSED) {
-		process_say("an exec failed after the recording had been closed for it: the rest of this run is not recorded");
+		say("an exec failed after the recording had been closed for it: the rest of this run is not recorded");
 		return;
 	}
 	atomic32_store_release(&hook.emitter.ring->producer, PRODUCER_RUNNING);

@@ -1,11 +1,15 @@
-/* What process.c and wrap_libc.c share. */
+/*
+ * The life of the process, as the hook's centre uses it; what others use of it (hook_end() and the like) is in hook.h.
+ */
 #ifndef NNMEM_HOOK_PROCESS_H
 #define NNMEM_HOOK_PROCESS_H
 
+#include <stdbool.h>
+
 /*
- * Find libc's own exec functions behind our wrappers: in the constructor, because a child of fork() or vfork() that calls
- * them must not take the loader's lock.
+ * The state is not HOOK_UP: start recording if the process is armed, or wait (bounded) for the thread that does so.
+ * Returns whether the state is HOOK_UP now.  Keeps errno.
  */
-void process_resolve(void);
+bool process_start(void);
 
 #endif

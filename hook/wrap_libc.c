@@ -8,8 +8,9 @@
  * one folder after the other must not end it.
  */
 #define _GNU_SOURCE
+#include "hook/wrap_libc.h"
+
 #include "hook/hook.h"
-#include "hook/process.h"
 #include "hook/sys.h"
 
 #include <dlfcn.h>
@@ -36,7 +37,7 @@ static void *next(const char *name)
 	return dlsym(RTLD_NEXT, name);
 }
 
-void process_resolve(void)
+void wrap_libc_resolve(void)
 {
 	if (real.fexecve)
 		return;
@@ -107,7 +108,7 @@ static bool can_find(const char *file)
 
 static void before_exec(bool will_succeed)
 {
-	process_resolve();
+	wrap_libc_resolve();
 	if (will_succeed)
 		hook_end(RECORD_END_EXEC, 0);
 }

@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "hook/hook_internal.h"
+#include "hook/process.h"
 
 #include <errno.h>
 #include <stdio.h>
