@@ -145,7 +145,7 @@ static void mark_holders(struct tree *tree)
 /* The nodes as a tree is read, from top to bottom; NULL without memory.  The caller frees it. */
 static size_t *tree_order(const struct tree *tree)
 {
-	size_t *order = malloc((tree->nr_nodes + 1) * sizeof(*order));
+	size_t *order = calloc(tree->nr_nodes + 1, sizeof(*order));
 	size_t *stack = malloc((tree->nr_nodes + 1) * sizeof(*stack));
 	size_t nr = 0;
 
