@@ -484,7 +484,7 @@ static void count_early_lost(void)
 static bool start(void)
 {
 	char *argv[] = {(char *)(uintptr_t) "nnmem-record", (char *)(uintptr_t) "--ring", ring_path, NULL};
-	char recorder_path[PATH_MAX];
+	static char recorder_path[PATH_MAX]; /* not on a stack that may be small; this runs once */
 	struct ring *ring;
 	int error;
 
