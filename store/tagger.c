@@ -15,7 +15,10 @@
 #define AUDIT_OPEN_REPORTS 4096u
 /* For so many reports it may turn out that the first to come was not the first whose total was taken. */
 #define AUDIT_FIRST_REPORTS 4096u
-/* At the end of the run, fewer may be missing because their thread was stopped between the total and the report. */
+/*
+ * At the end of the run of several threads, fewer may be missing because their thread was stopped between the total and the
+ * report.
+ */
 #define AUDIT_OPEN_AT_END 64u
 
 /* Work that sorting blocks by address may cost: at the start, and earned by each record. */
@@ -198,10 +201,15 @@ static bool audit_begins_elsewhere(struct audit *audit)
 	return false;
 }
 
-/* Whether the way of totals can begin and end where it should: a thread's own reports come in order. */
+/*
+ * Whether the way of totals can begin and end where it should: a thread's own reports come in order, so it ends with the
+ * last of one.  When it leads to another total it must have left the first one; when it leads back, the reports could all lie
+ * elsewhere, and it must begin with the first of one.  (Not otherwise: of reports with equal sizes, agreeing may have taken
+ * another thread's step for the one that is still to come.)
+ */
 static bool audit_way_exists(const struct audit *audit, uint64_t expected)
 {
-	bool begins = false, ends = false;
+	bool begins = audit->delta != 0, ends = false;
 
 	if (audit->nr_threads > MAX_AUDIT_THREADS)
 		return true;
@@ -255,9 +263,9 @@ static void audit_report(struct device *device, const struct record *record, uin
 	}
 	if (!audit->nr_open++)
 		audit->open_ns = record->time_ns;
-	if (strict || !audit->many_threads ||
-	    (audit->nr_open > AUDIT_OPEN_REPORTS && record->time_ns > audit->open_ns &&
-	     record->time_ns - audit->open_ns > AUDIT_OPEN_NS))
+	/* Also where one thread alone has reported: another's first report may be under way. */
+	if (strict || (audit->nr_open > AUDIT_OPEN_REPORTS && record->time_ns > audit->open_ns &&
+	               record->time_ns - audit->open_ns > AUDIT_OPEN_NS))
 		audit_failed(device, record->a);
 }
 
@@ -721,7 +729,7 @@ int tagger_finish(struct tagger *tagger)
 	for (uint32_t i = 0; i < tagger->nr_devices; i++) {
 		struct device *device = &tagger->devices[i];
 
-		if (device->audit.nr_open >= AUDIT_OPEN_AT_END) {
+		if (device->audit.nr_open >= (device->audit.many_threads ? AUDIT_OPEN_AT_END : 1)) {
 			audit_failed(device, device->audit.total + device->audit.delta);
 			device->changed = true;
 		}
