@@ -48,6 +48,8 @@ struct query {
 int store_fail(struct store *store, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* The same for what SQLite said of its last call. */
 int store_fail_sqlite(struct store *store, int code);
+/* The texts of the last store_read_run() go. */
+void store_free_run_texts(struct store *store);
 /* A call on the store begins: its time is counted from here. */
 void store_begin_call(struct store *store);
 /* How much CPU time one call may take; tests shorten it.  0 restores the default. */
