@@ -30,6 +30,7 @@ static struct {
 	int (*execvp)(const char *, char *const[]);
 	int (*execvpe)(const char *, char *const[], char *const[]);
 	int (*fexecve)(int, char *const[], char *const[]);
+	int (*execveat)(int, const char *, char *const[], char *const[], int); /* NULL before glibc 2.34 */
 } real;
 
 static void *next(const char *name)
@@ -45,6 +46,7 @@ void wrap_libc_resolve(void)
 	real.execve = (int (*)(const char *, char *const[], char *const[]))(uintptr_t)next("execve");
 	real.execvp = (int (*)(const char *, char *const[]))(uintptr_t)next("execvp");
 	real.execvpe = (int (*)(const char *, char *const[], char *const[]))(uintptr_t)next("execvpe");
+	real.execveat = (int (*)(int, const char *, char *const[], char *const[], int))(uintptr_t)next("execveat");
 	real.fexecve = (int (*)(int, char *const[], char *const[]))(uintptr_t)next("fexecve");
 }
 
@@ -150,6 +152,23 @@ NNMEM_EXPORT int fexecve(int fd, char *const argv[], char *const envp[])
 {
 	before_exec(fcntl(fd, F_GETFD) >= 0);
 	return after_exec(real.fexecve(fd, argv, envp));
+}
+
+#if !__GLIBC_PREREQ(2, 34)
+NNMEM_EXPORT int execveat(int folder, const char *path, char *const argv[], char *const envp[], int flags);
+#endif
+
+NNMEM_EXPORT int execveat(int folder, const char *path, char *const argv[], char *const envp[], int flags)
+{
+	int saved_errno = errno;
+	bool is_open_file = (flags & AT_EMPTY_PATH) && !*path;
+	bool will_succeed = is_open_file ? fcntl(folder, F_GETFD) >= 0 : faccessat(folder, path, X_OK, AT_EACCESS) == 0;
+
+	errno = saved_errno;
+	before_exec(will_succeed);
+	if (real.execveat)
+		return after_exec(real.execveat(folder, path, argv, envp, flags));
+	return after_exec((int)syscall(SYS_execveat, folder, path, argv, envp, flags));
 }
 
 /* The arguments of the variadic forms, gathered on the stack of the caller: @arguments stands before the second. */

@@ -219,6 +219,18 @@ static int execs_with_environment(void)
 	return 1;
 }
 
+static int execs_at(void)
+{
+	char *const arguments[] = {(char *)(uintptr_t) "sh", (char *)(uintptr_t) "-c",
+	                           (char *)(uintptr_t) "echo another program; exit 9", NULL};
+	int folder = open("/bin", O_PATH | O_DIRECTORY);
+
+	some_memory();
+	fflush(stdout);
+	execveat(folder, "sh", arguments, environ, 0);
+	return 1;
+}
+
 static int exec_fails(void)
 {
 	char *const arguments[] = {(char *)(uintptr_t) "x", NULL};
@@ -366,6 +378,7 @@ static const struct {
         {"vforks", vforks},
         {"execs", execs},
         {"execs_with_environment", execs_with_environment},
+        {"execs_at", execs_at},
         {"exec_fails", exec_fails},
         {"exec_fails_late", exec_fails_late},
         {"signals", signals},
