@@ -227,7 +227,10 @@ static void detach(struct store *store)
 /* Open the database at @path, begin the read transaction, and check that it is a run file.  On failure nothing is open. */
 static int attach(struct store *store, const char *path, bool immutable)
 {
-	char message[200];
+	char message[200], odd[16];
+
+	if (!immutable && recover_has_odd_companion(path, odd, sizeof(odd)))
+		return store_fail(store, -EBADMSG, "cannot be read: what lies beside it as %s is not a regular file", odd);
 	int r = db_open(path, immutable ? DB_READ_IMMUTABLE : DB_READ, &store->db, message, sizeof(message));
 
 	if (r)

@@ -14,12 +14,34 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PUMP_SLOTS (1u << 16)
 
 static const char *const companions[] = {"-wal", "-journal"};
+
+/*
+ * SQLite opens what lies beside a file without a look at what it is: it would wait for ever for the writer of a FIFO, and
+ * one such pair of files would stop every report on its folder, which looks through all for siblings.
+ */
+bool recover_has_odd_companion(const char *path, char *ret_name, size_t size)
+{
+	static const char *const suffixes[] = {"-journal", "-wal", "-shm"};
+
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		char name[4096 + 16];
+		struct stat status;
+
+		snprintf(name, sizeof(name), "%s%s", path, suffixes[i]);
+		if (stat(name, &status) == 0 && !S_ISREG(status.st_mode)) {
+			snprintf(ret_name, size, "%s", suffixes[i]);
+			return true;
+		}
+	}
+	return false;
+}
 
 bool recover_has_leftovers(const char *path)
 {
@@ -128,13 +150,42 @@ static int copy_into(const char *folder, const char *path, char *ret_copy_path, 
 	return r;
 }
 
+/* The bytes of a copy: holes in a file become bytes in it. */
+static uint64_t copy_bytes(const char *path)
+{
+	uint64_t bytes = 0;
+	char name[4096 + 16];
+	struct stat status;
+
+	if (stat(path, &status) == 0)
+		bytes = (uint64_t)status.st_size;
+	for (size_t i = 0; i < sizeof(companions) / sizeof(companions[0]); i++) {
+		snprintf(name, sizeof(name), "%s%s", path, companions[i]);
+		if (stat(name, &status) == 0)
+			bytes += (uint64_t)status.st_size;
+	}
+	return bytes;
+}
+
+/* Half of what is free is left to others: in /dev/shm it is memory. */
+static bool has_room(const char *folder, uint64_t bytes)
+{
+	struct statvfs status;
+
+	return statvfs(folder, &status) == 0 && bytes / status.f_frsize < status.f_bavail / 2;
+}
+
 int recover_copy(const char *path, char *ret_copy_path, size_t size)
 {
 	const char *const folders[] = {"/dev/shm", getenv("TMPDIR"), "/tmp"};
-	int r = -ENOENT;
+	uint64_t bytes = copy_bytes(path);
+	char odd[16];
+	int r = -ENOSPC;
 
+	if (recover_has_odd_companion(path, odd, sizeof(odd)))
+		return -EBADMSG;
 	for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && r; i++)
-		if (folders[i] && folders[i][0])
+		if (folders[i] && folders[i][0] && has_room(folders[i], bytes))
 			r = copy_into(folders[i], path, ret_copy_path, size);
 	return r;
 }

@@ -38,7 +38,16 @@ void recover_run(const char *path, const struct recover_origin *origin, struct r
 /* The run is closed: remove the ring that its recorder did not come to remove, if the program is gone. */
 void recover_drop_ring(const struct recover_origin *origin);
 
-/* Copy a run file and what SQLite keeps beside it into a folder of its own, in memory if there is room. */
+/*
+ * Whether something that is not a regular file lies where SQLite would open its journal, WAL or shared memory;
+ * @ret_name is then what its name has after the file's.
+ */
+bool recover_has_odd_companion(const char *path, char *ret_name, size_t size);
+
+/*
+ * Copy a run file and what SQLite keeps beside it into a folder of its own, in memory if there is room: twice the bytes.
+ * -ENOSPC: nowhere; -EBADMSG: what lies beside it is no file.
+ */
 int recover_copy(const char *path, char *ret_copy_path, size_t size);
 /* Unlink a private copy; who has it open keeps it.  "" is allowed. */
 void recover_drop_copy(const char *copy_path);

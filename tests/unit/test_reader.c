@@ -586,6 +586,48 @@ static void test_open_when_the_journal_names_a_victim_then_leaves_it(void **stat
 	assert_int_equal(access(journal, F_OK), 0);
 }
 
+static void test_open_when_what_lies_beside_is_a_pipe_then_does_not_wait(void **state)
+{
+	static const char *const suffixes[] = {"-journal", "-wal", "-shm"};
+
+	for (size_t i = 0; i < sizeof(suffixes) / sizeof(suffixes[0]); i++) {
+		struct built_run built;
+		char name[96];
+
+		empty_folder();
+		builder_make_random(path, 1, &built);
+		snprintf(name, sizeof(name), "%s%s", path, suffixes[i]);
+		assert_int_equal(mkfifo(name, 0600), 0);
+		alarm(10);
+		assert_refused(-EBADMSG, suffixes[i]);
+		alarm(0);
+	}
+}
+
+/* A copy of it into memory would take all of that. */
+static void test_open_when_it_cannot_be_read_and_is_huge_then_is_not_copied(void **state)
+{
+	const off_t nr_bytes = (off_t)1 << 42;
+	char wal[96];
+	struct store *store = NULL;
+	struct store_error error = {""};
+
+	sqlite3 *db = builder_create(path);
+
+	sqlite3_close(db);
+	FILE *file = fopen(path, "r+");
+
+	fseek(file, 100, SEEK_SET);
+	fputc(0, file); /* the root page's kind */
+	fclose(file);
+	assert_int_equal(truncate(path, nr_bytes), 0);
+	snprintf(wal, sizeof(wal), "%s-wal", path);
+	write_file(wal, "x", 1);
+	alarm(10);
+	assert_true(store_open(path, &store, &error) < 0);
+	alarm(0);
+}
+
 /* ---------------------------------------------------------------- answers */
 
 static void test_read_run_when_finished_then_tells_all_facts(void **state)
@@ -1425,6 +1467,8 @@ int main(void)
 	        cmocka_unit_test_setup(test_open_when_a_closed_run_left_its_wal_then_folds_it, start_empty),
 	        cmocka_unit_test_setup(test_open_when_a_hot_journal_is_left_then_rolls_it_back, start_empty),
 	        cmocka_unit_test_setup(test_open_when_the_journal_names_a_victim_then_leaves_it, start_empty),
+	        cmocka_unit_test_setup(test_open_when_what_lies_beside_is_a_pipe_then_does_not_wait, start_empty),
+	        cmocka_unit_test_setup(test_open_when_it_cannot_be_read_and_is_huge_then_is_not_copied, start_empty),
 	        cmocka_unit_test_setup(test_read_run_when_finished_then_tells_all_facts, start_empty),
 	        cmocka_unit_test_setup(test_read_run_when_a_shape_is_not_known_then_values_are_not, start_empty),
 	        cmocka_unit_test_setup(test_find_device_when_named_then_gives_its_id, start_empty),
