@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct {
@@ -75,7 +76,9 @@ NNMEM_EXPORT void _Exit(int status)
 static bool can_execute(const char *path)
 {
 	int saved_errno = errno;
-	bool can = faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) == 0;
+	struct stat status;
+	bool can = stat(path, &status) == 0 && S_ISREG(status.st_mode) && /* A folder's X is for passing through. */
+	           faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) == 0;
 
 	errno = saved_errno;
 	return can;

@@ -241,6 +241,8 @@ static int exec_fails(void)
 	printf(" %s\n", strerror(errno));
 	printf("%d", execvp("nonexistent-program", arguments));
 	printf(" %s\n", strerror(errno));
+	printf("%d", execv("/tmp", arguments)); /* it has an x, for passing through */
+	printf(" %s\n", strerror(errno));
 	fake_alloc(0x6000, 8);
 	return 0;
 }
