@@ -94,11 +94,6 @@ void tagger_free(struct tagger *tagger)
 	free(tagger);
 }
 
-uint64_t tagger_last_seq(const struct tagger *tagger)
-{
-	return tagger->last_seq;
-}
-
 uint64_t tagger_ignored(const struct tagger *tagger)
 {
 	return tagger->nr_ignored;
@@ -110,11 +105,6 @@ uint64_t tagger_nr_live(const struct tagger *tagger)
 }
 
 /* ---- devices */
-
-static bool is_cuda(uint16_t device)
-{
-	return (device & 0xff) == RECORD_DEVICE_TYPE_CUDA;
-}
 
 /* Index of the device; NONE: one too many. */
 static uint32_t device_of(struct tagger *tagger, uint16_t id)
@@ -128,7 +118,7 @@ static uint32_t device_of(struct tagger *tagger, uint16_t id)
 	}
 	tagger->devices[tagger->nr_devices] = (struct device){.d = {.device = id, .peak_stretch = tagger->last_stretch}};
 	tagger->devices[tagger->nr_devices].waters.prune_at = 4096;
-	if (is_cuda(id) && !is_cuda(tagger->devices[tagger->main].d.device))
+	if (record_is_cuda(id) && !record_is_cuda(tagger->devices[tagger->main].d.device))
 		tagger->main = tagger->nr_devices;
 	return tagger->nr_devices++;
 }
@@ -233,7 +223,7 @@ static bool audit_way_exists(const struct audit *audit, uint64_t expected)
 static void audit_report(struct device *device, const struct record *record, uint64_t delta)
 {
 	struct audit *audit = &device->audit;
-	bool strict = is_cuda(device->d.device);
+	bool strict = record_is_cuda(device->d.device);
 	uint64_t expected;
 
 	if (!audit->started) {

@@ -200,7 +200,6 @@ int tagger_flush(struct tagger *tagger);
  */
 int tagger_finish(struct tagger *tagger);
 
-uint64_t tagger_last_seq(const struct tagger *tagger);
 uint64_t tagger_ignored(const struct tagger *tagger);
 uint64_t tagger_nr_live(const struct tagger *tagger);
 

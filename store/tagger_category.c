@@ -2,7 +2,7 @@
  * What a block is for.
  *
  * Names decide first: a storage that the adapter named is what it was named.  Else the phase of birth and what was over at
- * death decide (ACCOUNTING 3.1); the rule that did is stored with the category.  A block that is alive has a provisional
+ * death decide; the rule that did is stored with the category.  A block that is alive has a provisional
  * category: what it would be if it were never freed, but in an episode that is still open what it is so far (in forward:
  * its layer's call has returned: activation, else temporary).
  *

@@ -59,7 +59,6 @@ struct map {
 
 uint32_t map_get(const struct map *map, uint64_t key); /* NONE: absent */
 int map_put(struct map *map, uint64_t key, uint32_t value);
-void map_clear(struct map *map);
 void map_release(struct map *map);
 uint64_t mix64(uint64_t value);
 
@@ -358,7 +357,7 @@ bool category_is_settled(const struct tagger *tagger, const struct live *live);
 
 /* ---- tagger.c */
 
-/* PyTorch's totals against ours (DESIGN, Audit).  All sums are modulo 2^64: only equality matters. */
+/* PyTorch's totals against ours.  All sums are modulo 2^64: only equality matters. */
 struct audit {
 	bool started;
 	bool many_threads; /* more than one thread reported, so reports may come in another order than totals were taken */

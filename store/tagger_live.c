@@ -90,13 +90,6 @@ int map_put(struct map *map, uint64_t key, uint32_t value)
 	return 0;
 }
 
-void map_clear(struct map *map)
-{
-	if (map->nr_used)
-		memset(map->values, 0, map->nr_slots * sizeof(*map->values));
-	map->nr_used = 0;
-}
-
 void map_release(struct map *map)
 {
 	free(map->keys);

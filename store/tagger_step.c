@@ -1,7 +1,7 @@
 /*
  * Where steps begin and end, and what each adds up to.
  *
- * The rules (DESIGN, Steps), and what they mean where they leave room:
+ * The rules, and what they mean where they leave room:
  * - A training forward is a root module's call with gradients on, outside backward and step(), that made autograd nodes, or
  *   RECORD_FORWARD.  That it made any is known when it returns (or when a backward begins inside it), that is late: the
  *   boundary lies where it began.  In step 0 functional code only counts once its backward follows, because stray nodes are

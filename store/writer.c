@@ -256,11 +256,6 @@ static int write_step(void *arg, const struct tag_step *step)
 	return r;
 }
 
-static bool is_cuda(uint32_t device)
-{
-	return device != NO_DEVICE && (device & 0xff) == RECORD_DEVICE_TYPE_CUDA;
-}
-
 /* Run totals speak of the first CUDA device, else of the first device at all (the CPU). */
 static int choose_main_device(struct writer *writer, uint16_t device)
 {
@@ -269,7 +264,7 @@ static int choose_main_device(struct writer *writer, uint16_t device)
 
 	if (writer->main_device == device)
 		return 0;
-	if (writer->main_device != NO_DEVICE && (is_cuda(writer->main_device) || !is_cuda(device)))
+	if (writer->main_device != NO_DEVICE && (record_is_cuda((uint16_t)writer->main_device) || !record_is_cuda(device)))
 		return 0;
 	writer->main_device = device;
 	r = row_begin(writer, "UPDATE device SET is_main = 0", &row);

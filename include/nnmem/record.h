@@ -120,8 +120,12 @@ static inline unsigned record_level(uint8_t flags)
  */
 #define RECORD_DEVICE_CPU       0xff00u
 #define RECORD_DEVICE_TYPE_CUDA 1u
+static inline int record_is_cuda(uint16_t device)
+{
+	return (device & 0xffu) == RECORD_DEVICE_TYPE_CUDA;
+}
 
-#define RECORD_NO_THREAD        UINT64_MAX
+#define RECORD_NO_THREAD UINT64_MAX
 
 /* One slot.  All fields in host byte order: a ring never leaves its machine. */
 struct record {
