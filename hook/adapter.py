@@ -8,8 +8,8 @@
 # It is a guest in somebody else's program:
 # - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.
 # - It makes no tensor, calls no operator, and reads attributes of tensors with __torch_function__ switched off.
-# - No error of its own reaches the program: each is caught and noted.  KeyboardInterrupt and its kind are not ours and
-#   pass; python.c knows what is open, so they leave nothing unbalanced, and what was sent is remembered after it was sent.
+# - No error of its own reaches the program: each is caught and noted.  KeyboardInterrupt and its kind, and what a signal
+#   handler of the program raises while we run, are not ours and pass; python.c knows what is open, so they leave nothing unbalanced, and what was sent is remembered after it was sent.
 # - Dynamo may inline the wrappers: each begins with the question that Dynamo answers with True, and then does what
 #   PyTorch's own function does.  It never compiles a frame of ours: it is told to step over them to the next one, which
 #   is the one that it would have compiled without us.
@@ -20,6 +20,7 @@
 #
 # The GIL may change hands between any two lines: dictionaries are used by single operations, and a definition that is
 # sent twice does no harm.
+import _signal
 import functools
 import itertools
 import sys
@@ -60,8 +61,33 @@ FIRST_STEPS = 3
 MAX_STATE_LIST = 16
 
 
+def code_of(handler):
+    """The code of a Python callable of any kind, or None."""
+    try:
+        handler = getattr(handler, "func", handler)  # a partial
+        handler = getattr(handler, "__func__", handler)
+        return getattr(handler, "__code__", None) or type(handler).__call__.__code__
+    except Exception:
+        return None
+
+
+def pass_on(error):
+    """Raise on what is not ours: the interpreter runs signal handlers between any two lines, and a time limit raises there."""
+    codes = None
+    step = error.__traceback__
+    while step is not None:
+        # Nearly always a frame of ours is all there is.
+        if step.tb_frame.f_code.co_filename != own_code.co_filename:
+            if codes is None:
+                codes = {code_of(_signal.getsignal(number)) for number in range(1, _signal.NSIG)} - {None}
+            if step.tb_frame.f_code in codes:
+                raise error
+        step = step.tb_next
+
+
 def problem(place, error):
     """An error of ours: noted, once for each place, and forgotten."""
+    pass_on(error)
     try:
         note(place, f"{type(error).__name__}: {error}".encode("utf-8", "replace"))
     except Exception:
@@ -340,7 +366,8 @@ def has_moved(known):
             for tensor in module._buffers.values():
                 if tensor is not None:
                     pointers.append(data_ptr(tensor))
-    except Exception:  # not an ordinary tensor any more
+    except Exception as error:  # not an ordinary tensor any more
+        pass_on(error)
         return True
     return pointers != known.pointers
 

@@ -297,6 +297,53 @@ train(net, torch.optim.Adam(net.parameters()))
 
 
 @EVERY_VERSION
+@pytest.mark.parametrize("handler", ["function", "Handler().method", "Handler()", "functools.partial(function)"])
+def test_calls_when_a_signal_handler_raises_while_the_adapter_runs_then_it_passes(version, handler, tmp_path):
+    told = listen(
+        version,
+        tmp_path,
+        NET
+        + f"""
+import functools, signal
+class TimeIsUp(Exception):
+    pass
+def function(*unused):
+    raise TimeIsUp
+class Handler:
+    def method(self, *unused):
+        raise TimeIsUp
+    __call__ = method
+class Odd(nn.Module):
+    fails = False
+    @property
+    def training(self):  # nobody but the adapter asks
+        if Odd.fails:
+            raise ValueError
+        signal.raise_signal(signal.SIGALRM)
+        return True
+    @training.setter
+    def training(self, value):
+        pass
+    def forward(self, x):
+        return x
+signal.signal(signal.SIGALRM, {handler})
+try:
+    Odd()(torch.ones(2))
+    print("lost")
+except TimeIsUp:
+    pass
+Odd.fails = True
+Odd()(torch.ones(2))  # an error that the adapter meets is no affair of the program
+net = Net()
+net(torch.ones(5, 3))
+""",
+        notes=1,
+    )
+    assert told.out == ""
+    assert [call.partition(":")[2] for call in told.calls()[-6:]][1:] == ["first", "rest", "rest.0", "rest.1", "rest.2"]
+
+
+@EVERY_VERSION
 def test_calls_when_eight_threads_train_then_each_has_its_own(version, tmp_path):
     told = listen(
         version,
