@@ -184,6 +184,15 @@ static void write_to_stderr(const char *line, size_t length)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
+/* Values and paths are quoted in what we say: it stays one line, and no escape code reaches a terminal. */
+static void mask_controls(char *line, size_t length)
+{
+	for (size_t i = 0; i < length; i++) {
+		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+			line[i] = '?';
+	}
+}
+
 /* One line on stderr, if that is still the file that it was at the start and NNMEM_LOG allows it.  Signal: safe.  Keeps errno. */
 static void say(const char *format, ...)
 {
@@ -196,6 +205,7 @@ static void say(const char *format, ...)
 		va_start(arguments, format);
 		used += text_vformat(line + used, sizeof(line) - 1 - used, format, arguments);
 		va_end(arguments);
+		mask_controls(line, used);
 		line[used++] = '\n';
 		write_to_stderr(line, used);
 	}
