@@ -52,6 +52,8 @@ is_compiling = (getattr(compiler, "is_dynamo_compiling", None) or getattr(compil
 DEF_MODULE, DEF_OPTIMIZER, DEF_TENSOR, INFO = 31, 32, 33, 40
 PARAMETER, BUFFER, STATE, GRADIENT = 1, 2, 3, 4
 
+# Bytes of one name.
+MAX_FIELD = 1000
 # How much of a call's arguments is looked through for tensors.
 MAX_INPUTS = 64
 MAX_DEPTH = 4
@@ -95,7 +97,15 @@ def problem(place, error):
 
 
 def text(*fields):
-    return "\0".join(field.replace("\0", "") for field in fields).encode("utf-8", "replace")
+    """The text of a record.  A long field is cut, so that all of them, at most four, fit (RECORD_TEXT_MAX)."""
+    return b"\0".join(map(cut, fields))
+
+
+def cut(field):
+    whole = field.replace("\0", "").encode("utf-8", "replace")
+    if len(whole) <= MAX_FIELD:
+        return whole
+    return whole[: MAX_FIELD - 3].decode("utf-8", "ignore").encode("utf-8") + "\u2026".encode("utf-8")
 
 
 # ---- tensors

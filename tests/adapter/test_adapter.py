@@ -297,6 +297,30 @@ train(net, torch.optim.Adam(net.parameters()))
 
 
 @EVERY_VERSION
+def test_modules_when_names_are_very_long_then_are_cut_and_nothing_is_missing(version, tmp_path):
+    told = listen(
+        version,
+        tmp_path,
+        NET
+        + """
+class Long(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.add_module("\u00e9" * 50000, nn.Linear(2, 2))
+    def forward(self, x):
+        return self.get_submodule("\u00e9" * 50000)(x)
+Long.__name__ = "N" * 50000
+Long()(torch.ones(1, 2))
+""",
+    )
+    assert told.modules() == {
+        1: ("", "N" * 997 + "\u2026", "N" * 997 + "\u2026"),
+        2: ("\u00e9" * 498 + "\u2026", "Linear", "N" * 997 + "\u2026"),
+    }
+    assert [tuple(tensor[2:5]) for tensor in told.tensors(PARAMETER)] == [("float32", "2,2", ""), ("float32", "2", "")]
+
+
+@EVERY_VERSION
 @pytest.mark.parametrize("handler", ["function", "Handler().method", "Handler()", "functools.partial(function)"])
 def test_calls_when_a_signal_handler_raises_while_the_adapter_runs_then_it_passes(version, handler, tmp_path):
     told = listen(
