@@ -120,8 +120,10 @@ static int show(struct report *report)
 		return EXIT_USAGE;
 	}
 	if (error) {
-		snprintf(message, sizeof(message), "%s: %s", arguments->path,
-		         *store_message(report->store) ? store_message(report->store) : strerror(-error));
+		if (*store_message(report->store)) /* It names the file. */
+			snprintf(message, sizeof(message), "%s", store_message(report->store));
+		else
+			snprintf(message, sizeof(message), "%s: %s", arguments->path, strerror(-error));
 		complain(message);
 		return EXIT_USAGE;
 	}

@@ -31,6 +31,10 @@ refused "a folder" .
 refused "a program" "$report"
 head -c 5000 run.db >cut.db
 refused "a cut file" cut.db
+echo "UPDATE run SET hostname = x'ff';" >odd.sql
+"$golden_db" odd.db "$folder/conv.sql" odd.sql || exit 2
+refused "a damaged value" odd.db
+[ "$(grep -o 'odd\.db' err | wc -l)" -eq 1 ] || complain "a damaged value: not named once: $(cat err)"
 refused "no file"
 refused "an unknown view" peaks run.db
 refused "an unknown format" --format=csv run.db
