@@ -20,28 +20,29 @@ WARM_UP_STEPS = 3
 
 
 def allocations(amount):
-    """ns for each of 2 * @amount events: allocations and frees of one small tensor, on one thread."""
+    """ns, and ns of this thread's CPU time, for each of 2 * @amount events: a small tensor is made and dropped again."""
     empty = torch.empty
     for _ in range(1000):
         empty(16)
-    start = time.perf_counter_ns()
+    start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
     for _ in range(amount):
         empty(16)
-    return (time.perf_counter_ns() - start) / (2 * amount)
+    return (time.perf_counter_ns() - start) / (2 * amount), (time.thread_time_ns() - cpu_start) / (2 * amount)
 
 
 def training(name, amount):
-    """Median ns of a training step."""
+    """Median ns of a training step, and of this thread's CPU time in it."""
     model, x, y, loss_of = nets.make(name, BATCH[name])
     opt = nets.OPTIMIZERS["adamw" if name == "transformer" else "momentum"](model.parameters())
-    times = []
+    times, cpu_times = [], []
     for _ in range(WARM_UP_STEPS + amount):
-        start = time.perf_counter_ns()
+        start, cpu_start = time.perf_counter_ns(), time.thread_time_ns()
         loss_of(model(x), y).backward()
         opt.step()
         opt.zero_grad()
         times.append(time.perf_counter_ns() - start)
-    return statistics.median(times[WARM_UP_STEPS:])
+        cpu_times.append(time.thread_time_ns() - cpu_start)
+    return statistics.median(times[WARM_UP_STEPS:]), statistics.median(cpu_times[WARM_UP_STEPS:])
 
 
 def main():
@@ -51,8 +52,8 @@ def main():
     with contextlib.ExitStack() as stack:
         if "profile" in sys.argv[3:]:
             stack.enter_context(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
-        ns = allocations(amount) if what == "allocations" else training(what, amount)
-        print(json.dumps({"ns": ns, "end": time.monotonic_ns()}), flush=True)
+        ns, cpu_ns = allocations(amount) if what == "allocations" else training(what, amount)
+        print(json.dumps({"ns": ns, "cpu_ns": cpu_ns, "end": time.monotonic_ns()}), flush=True)
 
 
 main()

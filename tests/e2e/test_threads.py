@@ -39,3 +39,11 @@ def test_layers_when_training_is_not_on_the_main_thread_then_are_known(version, 
         layers = {row[0] for row in db.rows("SELECT DISTINCT layer FROM v_allocation WHERE phase = ?", phase)}
         assert {"encoder.layers.0.linear1", "encoder.layers.5.norm2", "head"} <= layers
     assert len(db.steps("train")) == 3
+
+
+@pytest.mark.parametrize("version", harness.VERSIONS)
+def test_audit_when_threads_make_equal_tensors_at_once_then_never_fails(version, tmp_path):
+    done = harness.script(version, "threads_allocate.py", 4, 10_000, folder=tmp_path)
+    db = done.db()
+    db.assert_sound()
+    assert db.run()["events"] == 4 * 20_000
