@@ -2,6 +2,8 @@
 #define _GNU_SOURCE /* F_OFD_SETLK, renameat2 */
 #include "store/runfile.h"
 
+#include "store/schema.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -169,8 +171,22 @@ static int open_existing(const char *path, bool *ret_writable)
 	return fd < 0 ? -errno : fd;
 }
 
+/* Whether @fd holds a run file: SQLite's magic, and our application id.  Source: SQLite's file format, 1.3. */
+static bool is_run_file(int fd)
+{
+	static const char magic[16] = "SQLite format 3";
+	unsigned char header[72];
+	uint32_t application_id;
+
+	if (pread(fd, header, sizeof(header), 0) != (ssize_t)sizeof(header) || memcmp(header, magic, sizeof(magic)) != 0)
+		return false;
+	application_id = (uint32_t)header[68] << 24 | (uint32_t)header[69] << 16 | (uint32_t)header[70] << 8 | header[71];
+	return application_id == SCHEMA_APPLICATION_ID;
+}
+
 /*
- * Something is at @path: adopt it when it is empty and ours, else set it aside when it is dead.
+ * Something is at @path: adopt it when it is empty and ours, set it aside when it is a dead run file; whatever else it is
+ * belongs to somebody.
  * 0: adopted, *@ret_fd is locked.  -EAGAIN: the name is free now, or what was there has changed.  -EBUSY: leave it alone.
  */
 static int clear_name(const char *path, int *ret_fd)
@@ -180,10 +196,8 @@ static int clear_name(const char *path, int *ret_fd)
 	int fd = open_existing(path, &writable);
 	int r;
 
-	if (fd == -ENOENT) { /* Gone, or a link to nothing. */
-		r = lstat(path, &status) == 0 ? set_aside(path) : 0;
-		return r ? r : -EAGAIN;
-	}
+	if (fd == -ENOENT) /* A link to nothing, or gone. */
+		return lstat(path, &status) == 0 ? -EBUSY : -EAGAIN;
 	if (fd == -EACCES || fd == -EPERM)
 		return -EBUSY;
 	if (fd < 0)
@@ -205,6 +219,9 @@ static int clear_name(const char *path, int *ret_fd)
 		*ret_fd = fd;
 		return 0;
 	}
+	r = -EBUSY;
+	if (!is_run_file(fd))
+		goto out;
 	r = set_aside(path); /* Under its lock, so that nobody recovers it meanwhile. */
 	if (!r)
 		r = -EAGAIN;
@@ -213,7 +230,7 @@ out:
 	return r;
 }
 
-/* Create and lock @path, setting a dead file aside.  -EBUSY: the name is a live recorder's. */
+/* Create and lock @path, setting a dead run file aside.  -EBUSY: the name is a live recorder's, or no run file's. */
 static int claim_name(const char *path, struct runfile *ret)
 {
 	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
@@ -343,7 +360,7 @@ static const char *reason(int r)
 	case -EEXIST:
 		return "something that is not a regular file has this name";
 	case -EBUSY:
-		return "every name for it belongs to a live recorder";
+		return "every name for it is taken";
 	default:
 		return strerror(-r);
 	}

@@ -2,9 +2,10 @@
  * The run file as a file: its name, the lock that tells whether its recorder is alive, and where it lies.
  *
  * Names.  The wanted name is the template NNMEM_OUT, `run.db` by default, with %p (pid), %r (rank), %h
- * (host) and %% replaced; with a rank and neither %p nor %r in it, `.rank<R>` goes before the extension.  A dead file of
+ * (host) and %% replaced; with a rank and neither %p nor %r in it, `.rank<R>` goes before the extension.  A dead run file of
  * that name is kept as `run.~1~.db` (~2~, ...), together with its -wal, -shm and -journal; where the name belongs to a live
- * recorder, or to somebody whose life we cannot tell, `run.<pid>.db` is taken instead.  An empty file is adopted.
+ * recorder, or to somebody whose life we cannot tell, `run.<pid>.db` is taken instead, and so it is where what has the name
+ * is no run file: that is never touched.  An empty file is adopted.
  *
  * Lock.  The recorder holds an exclusive open-file-description lock on one byte far behind anything that SQLite locks or
  * that is ever stored.  It goes with the recorder, however that dies, and means the same in every pid namespace.

@@ -645,7 +645,11 @@ int writer_create(struct db *db, bool network, const struct writer_run *run, str
 	writer->db = db;
 	writer->run = *run;
 	writer->main_device = NO_DEVICE;
-	r = settle_in(db, network);
+	/* Before WAL: the file itself says from its first byte on whose it is, also while all else is in the WAL. */
+	r = db_exec(db, "PRAGMA page_size = 8192; PRAGMA synchronous = OFF; PRAGMA application_id = 1852730733");
+	_Static_assert(SCHEMA_APPLICATION_ID == 1852730733u, "the text above says so");
+	if (!r)
+		r = settle_in(db, network);
 	if (!r)
 		r = db_begin(db);
 	if (r)

@@ -67,6 +67,32 @@ static void put(const char *path, const char *text)
 	fclose(file);
 }
 
+/* A run file as far as its name's sake needs one: the header, and what tells it from others. */
+#define RUN_HEADER_BYTES 100
+
+static void put_run(const char *path, const char *text)
+{
+	char header[RUN_HEADER_BYTES] = "SQLite format 3";
+	FILE *file = fopen(path, "w");
+
+	memcpy(header + 68, "nnmm", 4);
+	assert_non_null(file);
+	assert_int_equal(fwrite(header, 1, sizeof(header), file), sizeof(header));
+	fputs(text, file);
+	fclose(file);
+}
+
+static void assert_is_run(const char *path, const char *text)
+{
+	char buffer[RUN_HEADER_BYTES + 100] = "";
+	FILE *file = fopen(path, "r");
+
+	assert_non_null(file);
+	assert_int_equal(fread(buffer, 1, sizeof(buffer) - 1, file), RUN_HEADER_BYTES + strlen(text));
+	fclose(file);
+	assert_string_equal(buffer + RUN_HEADER_BYTES, text);
+}
+
 static void assert_holds(const char *path, const char *text)
 {
 	char buffer[100] = "";
@@ -115,24 +141,51 @@ static void test_runfile_create_when_an_older_file_is_dead_then_it_is_kept_with_
 	struct fixture *f = *state;
 	struct runfile file;
 
-	put("run.db", "first");
+	put_run("run.db", "first");
 	put("run.db-wal", "first wal");
 	put("run.db-shm", "first shm");
 	put("run.db-journal", "first journal");
 	assert_int_equal(create(f, NULL, -1, &file), 0);
 	assert_string_equal(file.path, "run.db");
 	runfile_release(&file);
-	assert_holds("run.~1~.db", "first");
+	assert_is_run("run.~1~.db", "first");
 	assert_holds("run.~1~.db-wal", "first wal");
 	assert_holds("run.~1~.db-shm", "first shm");
 	assert_holds("run.~1~.db-journal", "first journal");
 	assert_false(exists("run.db-wal") || exists("run.db-shm") || exists("run.db-journal"));
-	put("run.db", "second");
+	put_run("run.db", "second");
 	assert_int_equal(create(f, NULL, -1, &file), 0);
 	runfile_release(&file);
-	assert_holds("run.~1~.db", "first");
-	assert_holds("run.~2~.db", "second");
+	assert_is_run("run.~1~.db", "first");
+	assert_is_run("run.~2~.db", "second");
 	assert_false(exists("run.~2~.db-wal"));
+}
+
+static void test_runfile_create_when_the_name_is_somebody_elses_then_it_is_left_alone(void **state)
+{
+	struct fixture *f = *state;
+	char other_database[RUN_HEADER_BYTES] = "SQLite format 3";
+	struct runfile file;
+	struct stat status;
+	FILE *other;
+
+	put("train.py", "import torch\n");
+	assert_int_equal(chmod("train.py", 0644), 0);
+	assert_int_equal(create(f, "train.py", -1, &file), 0);
+	assert_string_equal(file.path, "train.4321.py");
+	runfile_release(&file);
+	assert_holds("train.py", "import torch\n");
+	assert_int_equal(stat("train.py", &status), 0);
+	assert_int_equal(status.st_mode & 07777, 0644);
+
+	other = fopen("run.db", "w");
+	assert_non_null(other);
+	assert_int_equal(fwrite(other_database, 1, sizeof(other_database), other), sizeof(other_database));
+	fclose(other);
+	assert_int_equal(create(f, NULL, -1, &file), 0);
+	assert_string_equal(file.path, "run.4321.db");
+	runfile_release(&file);
+	assert_false(exists("run.~1~.db"));
 }
 
 static void test_runfile_create_when_the_file_is_live_then_the_pid_is_in_the_name(void **state)
@@ -278,19 +331,20 @@ static void test_runfile_create_when_the_name_is_a_symlink_then_the_link_is_kept
 	struct runfile file;
 	char target[100] = "";
 
-	put("precious", "data");
+	put_run("precious", "data");
 	assert_int_equal(symlink("precious", "run.db"), 0);
 	assert_int_equal(create(f, NULL, -1, &file), 0);
 	runfile_release(&file);
-	assert_holds("precious", "data");
+	assert_is_run("precious", "data");
 	assert_true(readlink("run.~1~.db", target, sizeof(target) - 1) > 0);
 	assert_string_equal(target, "precious");
 	assert_int_equal(unlink("run.db"), 0);
 	assert_int_equal(symlink("nowhere", "run.db"), 0);
 	assert_int_equal(create(f, NULL, -1, &file), 0);
+	assert_string_equal(file.path, "run.4321.db");
 	runfile_release(&file);
 	assert_false(exists("nowhere"));
-	assert_int_equal(readlink("run.~2~.db", target, sizeof(target) - 1), 7);
+	assert_int_equal(readlink("run.db", target, sizeof(target) - 1), 7);
 }
 
 /* Many processes at once want run.db: each gets a file of its own, and none is renamed from under a live one. */
@@ -304,7 +358,7 @@ static void test_runfile_create_when_many_start_at_once_then_each_has_its_own_fi
 
 	assert_int_equal(pipe(ready), 0);
 	assert_int_equal(pipe(go), 0);
-	put("run.db", "old");
+	put_run("run.db", "old");
 	for (int i = 0; i < NR; i++) {
 		if (fork() == 0) {
 			struct runfile_origin origin = {.pid = getpid(), .rank = -1};
@@ -335,7 +389,7 @@ static void test_runfile_create_when_many_start_at_once_then_each_has_its_own_fi
 	}
 	assert_true(right);
 	assert_true(exists("run.db"));
-	assert_holds("run.~1~.db", "old");
+	assert_is_run("run.~1~.db", "old");
 	close(ready[0]);
 	close(ready[1]);
 }
@@ -358,6 +412,7 @@ int main(void)
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 	        TEST(test_runfile_create_when_nothing_is_there_then_run_db_private_and_live),
 	        TEST(test_runfile_create_when_an_older_file_is_dead_then_it_is_kept_with_what_belongs_to_it),
+	        TEST(test_runfile_create_when_the_name_is_somebody_elses_then_it_is_left_alone),
 	        TEST(test_runfile_create_when_the_file_is_live_then_the_pid_is_in_the_name),
 	        TEST(test_runfile_create_when_the_owner_was_killed_then_the_file_is_dead),
 	        TEST(test_runfile_create_when_there_is_a_rank_then_it_is_in_the_name),
