@@ -1,5 +1,5 @@
 #!/bin/bash
-# Everything that can be tested here: set-up, lint, and all tests in three builds.  Exit status 0: all passed.
+# Everything that can be tested here: set-up, the demo, lint, and all tests in three builds.  Exit status 0: all passed.
 #
 # usage: bash tests/run.sh [--without-2.14] [--label REGEX]
 #   --without-2.14   do without PyTorch 2.14.1 (5.5 GB on disk); the end-to-end tests then run on 2.13.0 alone
@@ -34,8 +34,13 @@ for preset in release asan-ubsan tsan; do
     need_build "$preset"
 done
 
-# Sanitized builds run what is linked with the sanitizers; real training runs need the real library.
 status=0
+if [[ $label == . ]]; then
+    say "the demo"
+    bash "$NNMEM_ROOT/examples/demo.sh" || status=1
+fi
+
+# Sanitized builds run what is linked with the sanitizers; real training runs need the real library.
 for preset in release asan-ubsan tsan; do
     say "tests of build/$preset"
     ctest --test-dir "$NNMEM_ROOT/build/$preset" -L "$label" -j2 --output-on-failure --no-tests=ignore || status=1
