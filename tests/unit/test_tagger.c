@@ -1672,6 +1672,28 @@ static void test_audit_when_cpu_report_stays_away_then_failure_at_the_end(void *
 	p->total[0] -= 5; /* a free that was never reported */
 	for (int i = 0; i < 100; i++)
 		play(p, "+c t2 +e -c t1 -e");
+	play(p, "X");
+	finish(p);
+	assert_int_equal(p->rows.devices[0].audit_failures, 1);
+	play_free(p);
+}
+
+static void test_audit_when_killed_with_a_report_on_its_way_then_no_failure(void **state)
+{
+	struct play *p = play_new();
+
+	play(p, "t2 +a t1 +b");
+	p->total[0] += 5; /* thread 2 was stopped between PyTorch's count and its report, and killed there */
+	for (int i = 0; i < 100; i++)
+		play(p, "+c -c");
+	finish(p);
+	assert_int_equal(p->rows.devices[0].audit_failures, 0);
+	play_free(p);
+
+	p = play_new(); /* one thread has nobody to wait for */
+	play(p, "+a");
+	p->total[0] += 5;
+	play(p, "+b");
 	finish(p);
 	assert_int_equal(p->rows.devices[0].audit_failures, 1);
 	play_free(p);
@@ -2466,6 +2488,7 @@ int main(void)
 	        cmocka_unit_test(test_audit_when_cpu_totals_form_no_way_then_not_agreed),
 	        cmocka_unit_test(test_audit_when_cuda_reports_cross_then_failures),
 	        cmocka_unit_test(test_audit_when_cpu_report_stays_away_then_failure_at_the_end),
+	        cmocka_unit_test(test_audit_when_killed_with_a_report_on_its_way_then_no_failure),
 	        cmocka_unit_test(test_audit_when_a_free_pairs_with_another_size_then_failure),
 	        cmocka_unit_test(test_oom_when_reported_then_told_with_phase_and_layer),
 	        cmocka_unit_test(test_feed_when_text_lacks_fields_then_ignored_and_counted),
