@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RECORD_VERSION 1u
+#define RECORD_VERSION 2u
 
 /* What a record says.  The comment names the fields it uses besides seq, time_ns, kind and thread; others are 0. */
 enum record_kind {
@@ -56,6 +56,12 @@ enum record_kind {
 	RECORD_MARK_PHASE_END = 22,
 
 	/*
+	 * A Python stack, defined before its first use: stack = its id, scope = id of its innermost frame (DEF_FRAME), a = id of
+	 * the stack that called it (0: none), b = id of the frame to show for it: the innermost of the user's own code.
+	 */
+	RECORD_DEF_STACK = 24,
+
+	/*
 	 * Definitions: sent once, before the first use of the id.  Records from here on carry text in continuation slots:
 	 * `stack` holds its length in bytes, the fields are joined by NULs (n fields, n - 1 NULs), UTF-8, never trusted.
 	 */
@@ -68,6 +74,8 @@ enum record_kind {
 	 * text: name (a parameter's or buffer's path below its root), dtype ("float32"), shape ("32,3,3,3"), state key.
 	 */
 	RECORD_DEF_TENSOR = 33,
+	/* A place in the source: scope = frame id, flags INTERNAL; a = line, 0 not known; text: file, function. */
+	RECORD_DEF_FRAME = 34,
 
 	/* Facts about the run. */
 	RECORD_INFO = 40, /* text: key, value (torch_version, python_version, adapter, ...) */
@@ -104,6 +112,7 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 #define RECORD_F_ACCUMULATE 0x10u /* BACKWARD_BEGIN: gradients are accumulated into .grad */
 #define RECORD_F_PYTHON     0x20u /* DEF_THREAD: the thread has a Python thread state */
 #define RECORD_F_AUTOGRAD   0x40u /* DEF_THREAD: an autograd worker thread */
+#define RECORD_F_INTERNAL   0x01u /* DEF_FRAME: not the user's own code */
 #define RECORD_F_SHARED     0x80u /* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
 
 /* The level of a report, in bits that only module records use otherwise. */
