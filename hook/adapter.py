@@ -3,7 +3,7 @@
 # Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
 # "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter,
 # leave, push, in_module, current_root, step_open, step_push, step_close, is_on, scaler_update, remember, identify, define,
-# input_storage and note; python.c says what they do.
+# input_storage, check_stacks and note; python.c says what they do.
 #
 # It is a guest in somebody else's program:
 # - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.
@@ -770,9 +770,37 @@ def hide_from_dynamo(code):
             hide_from_dynamo(constant)
 
 
+# ---- stacks
+
+
+def facts_of(frame):
+    """What Python says of its frames, for check_stacks()."""
+    facts = []
+    while frame is not None:
+        code = frame.f_code
+        file, name, lines = code.co_filename, getattr(code, "co_qualname", code.co_name), code.co_linetable
+        facts.append((id(code), id(file), id(name), id(lines), code.co_firstlineno, frame.f_lineno or 0, file, name))
+        frame = frame.f_back
+    return tuple(facts)
+
+
+def compare_stacks():
+    """Let what the hook reads of frames be compared: of this import and of a nest of unlike frames."""
+
+    def innermost(folder):
+        check_stacks(facts_of(sys._getframe()), folder)
+
+    try:
+        for _ in (innermost(folder) for folder in torch.__path__[:1]):
+            pass
+    except Exception as error:
+        problem(5, error)
+
+
 # ---- last, so that an error above leaves PyTorch as it is
 
 hide_from_dynamo(own_code)
+compare_stacks()
 Module.__call__ = new_call()
 Optimizer.profile_hook_step = staticmethod(profile_hook_step)
 wrap_known_optimizers()

@@ -21,6 +21,7 @@ struct hook hook;
 static __thread struct thread_state this_thread __attribute__((tls_model("initial-exec")));
 
 static struct nodes nodes;
+static struct stacks stacks;
 
 /*
  * Whose backward a graph task is: one word an entry, {address of the task / 16:44 thread:20}, overwritten by what comes
@@ -132,22 +133,42 @@ static void tell(struct thread_state *thread, enum record_kind kind, uint8_t fla
 
 /* ---- scopes of a thread */
 
-static uint32_t innermost(const struct thread_state *thread)
+static struct nodes_origin innermost(const struct thread_state *thread)
 {
 	uint32_t depth = thread->depth;
+	const struct hook_scope *scope;
 
 	if (!depth)
-		return 0;
-	return thread->scopes[(depth <= HOOK_MAX_DEPTH ? depth : HOOK_MAX_DEPTH) - 1].module;
+		return (struct nodes_origin){0};
+	scope = &thread->scopes[(depth <= HOOK_MAX_DEPTH ? depth : HOOK_MAX_DEPTH) - 1];
+	return (struct nodes_origin){.module = scope->module, .stack = scope->stack};
+}
+
+/*
+ * The scope that is the innermost, and the stack of what the thread does: in a node that of the forward that made it, else
+ * its own.  Inside hook_enter() only.
+ */
+static struct nodes_origin origin_of_now(struct thread_state *thread)
+{
+	struct nodes_origin origin = innermost(thread);
+	const void *python;
+
+	if (origin.stack || !stacks_are_on(&stacks))
+		return origin;
+	/* After its end the interpreter's key may be another's: then the thread state would be no thread state. */
+	python = hook.python_is_up && hook.python_is_up() && hook.thread_state ? hook.thread_state() : NULL;
+	if (python)
+		origin.stack = stacks_capture(&stacks, &hook.emitter, thread->number, python);
+	return origin;
 }
 
 /* Returns false when the scope is too deep to be followed. */
-static bool push(struct thread_state *thread, uint32_t module)
+static bool push(struct thread_state *thread, uint32_t module, uint32_t stack)
 {
 	uint32_t depth = thread->depth;
 
 	if (depth < HOOK_MAX_DEPTH) {
-		thread->scopes[depth] = (struct hook_scope){.module = module, .nr_nodes = thread->nr_nodes};
+		thread->scopes[depth] = (struct hook_scope){.module = module, .nr_nodes = thread->nr_nodes, .stack = stack};
 		__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	}
 	thread->depth = depth + 1;
@@ -169,16 +190,19 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
                  bool shared)
 {
 	struct thread_state *thread = &this_thread;
+	struct nodes_origin origin;
 	struct record record;
 
 	if (!size_bytes || !hook_enter(thread))
 		return;
+	origin = size_bytes > 0 ? origin_of_now(thread) : innermost(thread);
 	record = (struct record){
 	        .kind = size_bytes > 0 ? RECORD_ALLOC : RECORD_FREE,
 	        .flags = (shared ? RECORD_F_SHARED : 0) | node_flag(thread) |
 	                 (thread->nr_nodes != thread->nr_nodes_reported ? RECORD_F_NEW_NODE : 0),
 	        .device = device,
-	        .scope = innermost(thread),
+	        .stack = size_bytes > 0 ? origin.stack : 0,
+	        .scope = origin.module,
 	        .address = (uint64_t)(uintptr_t)address,
 	        .size = size_bytes > 0 ? (uint64_t)size_bytes : -(uint64_t)size_bytes,
 	        .a = total_allocated,
@@ -187,20 +211,29 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 	thread->nr_nodes_reported = thread->nr_nodes;
 	write_record(thread, &record);
 	hook_leave(thread);
+	if (__builtin_expect(atomic32_load_relaxed(&stacks.is_full), 0)) {
+		static uint8_t once;
+
+		hook_note(&once, RECORD_SEVERITY_DEGRADED,
+		          "no room for more different Python stacks: what came later has none, or is without its line");
+	}
 }
 
 void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device)
 {
 	struct thread_state *thread = &this_thread;
+	struct nodes_origin origin;
 	struct record record;
 
 	if (!hook_enter(thread))
 		return;
+	origin = origin_of_now(thread);
 	record = (struct record){
 	        .kind = RECORD_OOM,
 	        .flags = node_flag(thread),
 	        .device = device,
-	        .scope = innermost(thread),
+	        .stack = origin.stack,
+	        .scope = origin.module,
 	        .size = (uint64_t)size_bytes,
 	        .a = total_allocated,
 	        .b = total_reserved,
@@ -276,6 +309,18 @@ static void ask_torch_thread(struct thread_state *thread)
 		          "backward has no layers: this PyTorch does not say how it numbers threads");
 }
 
+/* As origin_of_now(), from outside hook_enter(); before recording begins without a stack. */
+static struct nodes_origin origin_of_node(struct thread_state *thread)
+{
+	struct nodes_origin origin = innermost(thread);
+
+	if (origin.stack || !stacks_are_on(&stacks) || hook_state_now() != HOOK_UP || !hook_enter(thread))
+		return origin;
+	origin = origin_of_now(thread);
+	hook_leave(thread);
+	return origin;
+}
+
 void hook_node_made(uint64_t number)
 {
 	struct thread_state *thread = &this_thread;
@@ -286,7 +331,7 @@ void hook_node_made(uint64_t number)
 	if (__builtin_expect(!thread->torch_thread, 0))
 		ask_torch_thread(thread);
 	if (thread->torch_thread)
-		nodes_made(&nodes, thread->torch_thread - 1, number, innermost(thread));
+		nodes_made(&nodes, thread->torch_thread - 1, number, origin_of_node(thread));
 	if (!thread->forward_told && !thread->depth && !thread->backward_depth && !thread->optimizer_depth) {
 		thread->forward_told = true;
 		tell(thread, RECORD_FORWARD, 0, 0, 0);
@@ -296,8 +341,11 @@ void hook_node_made(uint64_t number)
 void hook_node_begin(const void *graph_task, const void *node)
 {
 	struct thread_state *thread = &this_thread;
+	struct nodes_origin origin = {0};
 
-	push(thread, hook_is_wanted() ? nodes_module(&nodes, node) : 0);
+	if (hook_is_wanted())
+		origin = nodes_origin(&nodes, node);
+	push(thread, origin.module, origin.stack);
 	thread->node_depth++;
 	if (__builtin_expect(nodes_layout(&nodes) == NODES_GIVEN_UP, 0)) {
 		static uint8_t once;
@@ -335,7 +383,7 @@ void hook_module_enter(uint32_t module, bool root, bool grad, bool training)
 	if (root && grad)
 		thread->forward_told = true;
 	thread->module_depth++;
-	if (push(thread, module))
+	if (push(thread, module, 0))
 		tell(thread, RECORD_MODULE_ENTER, flags, module, 0);
 	else if (hook_state_now() == HOOK_UP)
 		atomic64_add_relaxed(&hook.emitter.ring->lost[LOST_DEEP], 1);
@@ -423,6 +471,18 @@ void hook_note(uint8_t *once, enum record_severity severity, const char *format,
 	used = text_vformat(text, sizeof(text), format, arguments);
 	va_end(arguments);
 	hook_define(&record, text, (uint32_t)used);
+}
+
+/* ---- stacks */
+
+bool hook_wants_stacks(void)
+{
+	return hook.python_stacks;
+}
+
+void hook_stacks_start(const struct frames_layout *layout, const char *folder)
+{
+	stacks_start(&stacks, layout, folder);
 }
 
 /* ---- manual marks (nnmem.h) */

@@ -74,6 +74,14 @@ void hook_define(const struct record *record, const char *text, uint32_t text_by
 /* A degradation, in words, printf-like but for %d %u %s %zu %lu only; at most one per call site and run: @once. */
 void hook_note(uint8_t *once, enum record_severity severity, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
+/*
+ * Whether Python stacks are wanted (NNMEM_STACKS), and that they can be had: @layout was checked in this interpreter.
+ * @folder: where PyTorch lies, whose frames are not the user's.
+ */
+bool hook_wants_stacks(void);
+struct frames_layout;
+void hook_stacks_start(const struct frames_layout *layout, const char *folder);
+
 /* A manual mark of nnmem.h: RECORD_MARK_*. */
 void hook_mark(enum record_kind kind, unsigned phase);
 

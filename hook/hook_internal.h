@@ -10,6 +10,7 @@
 #include "hook/forward.h"
 #include "hook/hook.h"
 #include "hook/nodes.h"
+#include "hook/stacks.h"
 
 /*
  * The words that a forked child must not inherit, on a page of their own that the kernel clears in a child
@@ -29,8 +30,10 @@ struct hook {
 	uint32_t forced; /* atomic; memoryProfilingEnabled has answered true: forward.h's rule holds from now on, also in a child
 	                  */
 	bool record_cpu; /* NNMEM_CPU */
+	bool python_stacks; /* NNMEM_STACKS */
 	struct forward_table forward;
 	void *(*thread_state)(void); /* PyGILState_GetThisThreadState, or NULL: no Python here */
+	int (*python_is_up)(void);   /* Py_IsInitialized, or NULL */
 };
 extern struct hook hook;
 
@@ -43,6 +46,7 @@ extern struct hook hook;
 struct hook_scope {
 	uint32_t module;   /* 0: none */
 	uint32_t nr_nodes; /* thread's nr_nodes when it began */
+	uint32_t stack;    /* a node's: the stack that made it; 0: the thread's own counts */
 };
 
 struct thread_state {

@@ -1,9 +1,7 @@
-/* From an autograd node back to the module that made it: see nodes.h. */
+/* From an autograd node back to what made it: see nodes.h. */
 #include "hook/nodes.h"
 
 #include "nnmem/atomic.h"
-
-#define MODULE_BITS 24u
 
 /* A 64-bit mixer: every bit of the result depends on every bit of the input.  After the finaliser of splitmix64 (public domain).
  */
@@ -28,20 +26,31 @@ static uint32_t index_of(uint64_t thread, uint64_t number)
 	return (uint32_t)(number + mix(thread + 1)) & (NODES_ENTRIES - 1);
 }
 
-void nodes_made(struct nodes *nodes, uint64_t thread, uint64_t number, uint32_t module)
+static uint64_t value_with(uint64_t tag, uint32_t id)
 {
-	if (module > NODES_MAX_MODULE)
-		module = 0;
-	atomic64_store_relaxed(&nodes->entries[index_of(thread, number)], tag_of(thread, number) | module);
+	return tag | (id <= NODES_MAX_MODULE ? id : 0);
 }
 
-bool nodes_find(const struct nodes *nodes, uint64_t thread, uint64_t number, uint32_t *ret_module)
+void nodes_made(struct nodes *nodes, uint64_t thread, uint64_t number, struct nodes_origin origin)
 {
-	uint64_t entry = atomic64_load_relaxed(&nodes->entries[index_of(thread, number)]);
+	uint32_t index = index_of(thread, number);
+	uint64_t tag = tag_of(thread, number);
 
-	if ((entry & ~(uint64_t)NODES_MAX_MODULE) != tag_of(thread, number))
+	atomic64_store_relaxed(&nodes->stacks[index], value_with(tag, origin.stack));
+	atomic64_store_relaxed(&nodes->entries[index], value_with(tag, origin.module));
+}
+
+bool nodes_find(const struct nodes *nodes, uint64_t thread, uint64_t number, struct nodes_origin *ret_origin)
+{
+	uint32_t index = index_of(thread, number);
+	uint64_t tag = tag_of(thread, number);
+	uint64_t module = atomic64_load_relaxed(&nodes->entries[index]);
+	uint64_t stack = atomic64_load_relaxed(&nodes->stacks[index]);
+
+	if ((module & ~(uint64_t)NODES_MAX_MODULE) != tag)
 		return false;
-	*ret_module = entry & NODES_MAX_MODULE;
+	ret_origin->module = module & NODES_MAX_MODULE;
+	ret_origin->stack = (stack & ~(uint64_t)NODES_MAX_MODULE) == tag ? stack & NODES_MAX_MODULE : 0;
 	return true;
 }
 
@@ -52,34 +61,35 @@ enum nodes_layout nodes_layout(const struct nodes *nodes)
 	return atomic32_load_relaxed(&nodes->nr_tries) >= NODES_MAX_TRIES ? NODES_GIVEN_UP : NODES_LEARNING;
 }
 
-static uint32_t learn(struct nodes *nodes, const uint64_t *words)
+static struct nodes_origin learn(struct nodes *nodes, const uint64_t *words)
 {
 	if (atomic32_add_relaxed(&nodes->nr_tries, 1) >= NODES_MAX_TRIES)
-		return 0;
+		return (struct nodes_origin){0};
 	for (uint32_t layout = 1; layout + NODES_THREAD_DISTANCE < NODES_WORDS; layout++) {
 		uint64_t number = words[layout];
-		uint32_t module;
+		struct nodes_origin origin;
 
 		/* AccumulateGrad and others that have no number say UINT64_MAX. */
-		if (number == UINT64_MAX || !nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], number, &module))
+		if (number == UINT64_MAX || !nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], number, &origin))
 			continue;
 		if (atomic32_load_relaxed(&nodes->candidate) == layout &&
 		    atomic64_load_relaxed(&nodes->candidate_number) != number)
 			atomic32_store_relaxed(&nodes->layout, layout);
 		atomic64_store_relaxed(&nodes->candidate_number, number);
 		atomic32_store_relaxed(&nodes->candidate, layout);
-		return module;
+		return origin;
 	}
-	return 0;
+	return (struct nodes_origin){0};
 }
 
-uint32_t nodes_module(struct nodes *nodes, const void *node)
+struct nodes_origin nodes_origin(struct nodes *nodes, const void *node)
 {
 	const uint64_t *words = node;
 	uint32_t layout = atomic32_load_relaxed(&nodes->layout);
-	uint32_t module = 0;
+	struct nodes_origin origin = {0};
 
 	if (!layout)
 		return learn(nodes, words);
-	return nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], words[layout], &module) ? module : 0;
+	nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], words[layout], &origin);
+	return origin;
 }

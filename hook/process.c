@@ -50,7 +50,7 @@ enum log_level { LOG_QUIET, LOG_INFO, LOG_DEBUG };
 static struct {
 	uint32_t ring_mb;
 	enum log_level log;
-	bool wants_stacks; /* asked for, which this version cannot do */
+	bool native_stacks; /* asked for, which this version cannot do */
 } settings = {.ring_mb = DEFAULT_RING_MB, .log = LOG_INFO};
 
 /* A variable that the hook checks.  @take returns false when the value is not allowed. */
@@ -91,8 +91,13 @@ static bool take_log(const char *value)
 
 static bool take_stacks(const char *value)
 {
-	settings.wants_stacks = !strcmp(value, "python") || !strcmp(value, "native") || !strcmp(value, "both");
-	return settings.wants_stacks || !strcmp(value, "off");
+	bool both = !strcmp(value, "both"), native = !strcmp(value, "native");
+
+	if (!both && !native && strcmp(value, "python") != 0 && strcmp(value, "off") != 0)
+		return false;
+	settings.native_stacks = native || both;
+	hook.python_stacks = both || !strcmp(value, "python");
+	return true;
 }
 
 static bool take_cpu(const char *value)
@@ -104,7 +109,7 @@ static bool take_cpu(const char *value)
 static const struct setting known_settings[] = {
         {"NNMEM_LOG", take_log, "quiet, info, debug", "info"},
         {"NNMEM_RING_MB", take_ring_mb, "a power of two from 1 to 4096", "16"},
-        {"NNMEM_STACKS", take_stacks, "off, python, native, both", "off"},
+        {"NNMEM_STACKS", take_stacks, "off, python, native, both", "python"},
         {"NNMEM_CPU", take_cpu, "on, off", "on"},
 };
 _Static_assert(MAX_RING_MB == 4096, "the text above says so");
@@ -115,7 +120,7 @@ static char bad_values[NR_SETTINGS][VALUE_MAX];
 
 static void read_settings(void)
 {
-	hook.record_cpu = true;
+	hook.record_cpu = hook.python_stacks = true;
 	for (size_t i = 0; i < NR_SETTINGS; i++) {
 		const char *value = getenv(known_settings[i].name);
 
@@ -289,6 +294,7 @@ __attribute__((constructor(101))) static void process_init(void)
 	find_library();
 	hook.emitter.env = &emit_env_default;
 	hook.thread_state = (void *(*)(void))(uintptr_t)dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
+	hook.python_is_up = (int (*)(void))(uintptr_t)dlsym(RTLD_DEFAULT, "Py_IsInitialized");
 	if (on_exit(at_exit, NULL) == 0)
 		make_page();
 out:
@@ -477,8 +483,8 @@ static void note_what_happened(void)
 	if (ring_is_beside_run)
 		note(RECORD_SEVERITY_DEGRADED,
 		     "no room in memory for the ring: it lies on disk beside the run file, which is slower");
-	if (settings.wants_stacks)
-		note(RECORD_SEVERITY_INFO, "NNMEM_STACKS: this version captures no stacks");
+	if (settings.native_stacks)
+		note(RECORD_SEVERITY_INFO, "NNMEM_STACKS: native stacks are not built in");
 	if (!hook.record_cpu)
 		note(RECORD_SEVERITY_INFO, "NNMEM_CPU=off: CPU memory was not recorded");
 }

@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include "hook/python.h"
 
+#include "hook/frames.h"
 #include "hook/hook.h"
 #include "nnmem/atomic.h"
 
@@ -436,6 +437,82 @@ static PyObject *adapter_input(PyObject *self, PyObject *arguments)
 	return none();
 }
 
+/* ---- stacks */
+
+/* The minor version of the interpreter; 0: not a Python 3. */
+static uint32_t python_minor(void)
+{
+	const char *(*get_version)(void);
+	const char *version;
+	uint32_t minor = 0;
+
+	*(void **)&get_version = dlsym(RTLD_DEFAULT, "Py_GetVersion");
+	version = get_version ? get_version() : "";
+	if (strncmp(version, "3.", 2) != 0)
+		return 0;
+	for (version += 2; *version >= '0' && *version <= '9' && minor < 1000; version++)
+		minor = minor * 10 + (uint32_t)(*version - '0');
+	return minor;
+}
+
+/* One of check_stacks()'s facts.  Returns false with an error set when it is not what it should be. */
+static bool take_fact(PyObject *tuple, struct frames_fact *ret)
+{
+	PyObject *file = py.PyTuple_GetItem(tuple, 6), *function = py.PyTuple_GetItem(tuple, 7);
+
+	*ret = (struct frames_fact){
+	        .code = (const void *)(uintptr_t)number_at(tuple, 0),
+	        .filename = (const void *)(uintptr_t)number_at(tuple, 1),
+	        .name = (const void *)(uintptr_t)number_at(tuple, 2),
+	        .linetable = (const void *)(uintptr_t)number_at(tuple, 3),
+	        .first_line = (uint32_t)number_at(tuple, 4),
+	        .line = (uint32_t)number_at(tuple, 5),
+	};
+	if (!file || !function || py.PyErr_Occurred())
+		return false;
+	/* A name with a surrogate in it has no UTF-8. */
+	ret->file = py.PyUnicode_AsUTF8AndSize(file, NULL);
+	py.PyErr_Clear();
+	ret->function = py.PyUnicode_AsUTF8AndSize(function, NULL);
+	py.PyErr_Clear();
+	return true;
+}
+
+/*
+ * check_stacks(facts, folder): the frames of this thread, innermost first, each (id(code), id(file), id(function),
+ * id(line table), first line, line, file, function), at most FRAMES_MAX; where PyTorch lies.  What frames.h reads must be
+ * the same; then there are stacks.
+ */
+static PyObject *adapter_check_stacks(PyObject *self, PyObject *arguments)
+{
+	static uint8_t once;
+	static struct frames_fact facts[FRAMES_MAX];
+	PyObject *list = py.PyTuple_GetItem(arguments, 0), *folder = py.PyTuple_GetItem(arguments, 1);
+	Py_ssize_t nr = list ? py.PyTuple_Size(list) : -1;
+	const char *path = folder ? py.PyUnicode_AsUTF8AndSize(folder, NULL) : NULL;
+	struct frames_layout layout;
+	void *(*thread_state)(void);
+
+	if (!path || nr < 0)
+		return NULL;
+	if (!hook_wants_stacks())
+		return none();
+	for (Py_ssize_t i = 0; i < nr && i < (Py_ssize_t)FRAMES_MAX; i++)
+		if (!take_fact(py.PyTuple_GetItem(list, i), &facts[i]))
+			return NULL;
+	*(void **)&thread_state = dlsym(RTLD_DEFAULT, "PyGILState_GetThisThreadState");
+	if (!thread_state ||
+	    !frames_layout_of(python_minor(), dlsym(RTLD_DEFAULT, "_PyRuntime"), dlsym(RTLD_DEFAULT, "PyCode_Type"), &layout))
+		hook_note(&once, RECORD_SEVERITY_DEGRADED, "no Python stacks: how Python 3.%u keeps its frames is not known",
+		          python_minor());
+	else if (!frames_check(&layout, thread_state(), facts, (uint32_t)(nr < (Py_ssize_t)FRAMES_MAX ? nr : FRAMES_MAX)))
+		hook_note(&once, RECORD_SEVERITY_DEGRADED,
+		          "no Python stacks: this Python's frames do not read as those of 3.%u do elsewhere", python_minor());
+	else
+		hook_stacks_start(&layout, path);
+	return none();
+}
+
 /* note(place, text): something in the adapter did not work; once for each @place. */
 static PyObject *adapter_note(PyObject *self, PyObject *arguments)
 {
@@ -465,6 +542,7 @@ static struct PyMethodDef adapter_functions[] = {
         {"identify", adapter_identify, METH_O, NULL},
         {"define", adapter_define, METH_VARARGS, NULL},
         {"input_storage", adapter_input, METH_VARARGS, NULL},
+        {"check_stacks", adapter_check_stacks, METH_VARARGS, NULL},
         {"note", adapter_note, METH_VARARGS, NULL},
 };
 

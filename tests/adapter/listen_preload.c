@@ -3,7 +3,7 @@
  * (and nothing else), to the file that LISTEN_FILE names, and at the end how many tensors were reported.
  *
  * Lines: "enter ID FLAGS THREAD", "leave THREAD" (flags of r, g, t), "begin ID", "end", "update", "input ADDRESS SIZE",
- * "define KIND SCOPE ADDRESS SIZE A B|TEXT" with the text's fields joined by |, "note TEXT", "reports N".
+ * "define KIND SCOPE ADDRESS SIZE A B|TEXT" with the text's fields joined by |, "stacks FOLDER", "note TEXT", "reports N".
  * LISTEN_OFF: what hook_is_on() says then is false.
  */
 #define _GNU_SOURCE
@@ -128,6 +128,16 @@ void hook_note(uint8_t *once, enum record_severity severity, const char *format,
 	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
 	line("note %s\n", text);
+}
+
+bool hook_wants_stacks(void)
+{
+	return true;
+}
+
+void hook_stacks_start(const struct frames_layout *layout, const char *folder)
+{
+	line("stacks %s\n", folder);
 }
 
 /* ---- PyTorch's reports, counted */

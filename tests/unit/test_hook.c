@@ -364,7 +364,7 @@ static void test_node_when_it_runs_then_scope_is_the_module_that_made_it(void **
 static void test_node_when_it_makes_nodes_then_they_inherit_its_module(void **state)
 {
 	struct fake_node outer = node(10, 1), inner = node(12, 1), learnt = node(11, 1);
-	uint32_t module = 0;
+	struct nodes_origin origin = {0};
 
 	hook_module_enter(4, true, true, true);
 	hook_node_made(10);
@@ -375,8 +375,8 @@ static void test_node_when_it_makes_nodes_then_they_inherit_its_module(void **st
 	hook_node_end();
 	hook_node_begin(NULL, &outer);
 	hook_node_made(12);
-	assert_true(nodes_find(&nodes, 1, 12, &module));
-	assert_int_equal(module, 4);
+	assert_true(nodes_find(&nodes, 1, 12, &origin));
+	assert_int_equal(origin.module, 4);
 	hook_module_enter(6, true, true, true);
 	report(0x1000, 64);
 	hook_module_leave();

@@ -16,30 +16,37 @@ static struct nodes *new_nodes(void)
 	return nodes;
 }
 
+/* Each module has a stack of its own, so that the two cannot be taken for each other. */
+static struct nodes_origin made_by(uint32_t module)
+{
+	return (struct nodes_origin){.module = module, .stack = module + 1000};
+}
+
 static void test_find_when_made_then_its_module(void **state)
 {
 	struct nodes *nodes = new_nodes();
-	uint32_t module = 0;
+	struct nodes_origin origin = {0};
 
-	nodes_made(nodes, 1, 10, 7);
-	nodes_made(nodes, 2, 10, 8); /* another thread's node of the same number */
-	assert_true(nodes_find(nodes, 1, 10, &module));
-	assert_int_equal(module, 7);
-	assert_true(nodes_find(nodes, 2, 10, &module));
-	assert_int_equal(module, 8);
-	assert_false(nodes_find(nodes, 3, 10, &module));
-	assert_false(nodes_find(nodes, 1, 11, &module));
+	nodes_made(nodes, 1, 10, made_by(7));
+	nodes_made(nodes, 2, 10, made_by(8)); /* another thread's node of the same number */
+	assert_true(nodes_find(nodes, 1, 10, &origin));
+	assert_int_equal(origin.module, 7);
+	assert_true(nodes_find(nodes, 2, 10, &origin));
+	assert_int_equal(origin.module, 8);
+	assert_int_equal(origin.stack, 1008);
+	assert_false(nodes_find(nodes, 3, 10, &origin));
+	assert_false(nodes_find(nodes, 1, 11, &origin));
 	free(nodes);
 }
 
 static void test_find_when_nothing_was_made_then_unknown(void **state)
 {
 	struct nodes *nodes = new_nodes();
-	uint32_t module;
+	struct nodes_origin origin;
 
 	for (uint64_t thread = 0; thread < 8; thread++) {
 		for (uint64_t number = 0; number < NODES_ENTRIES; number += 97)
-			assert_false(nodes_find(nodes, thread, number, &module));
+			assert_false(nodes_find(nodes, thread, number, &origin));
 	}
 	free(nodes);
 }
@@ -47,13 +54,14 @@ static void test_find_when_nothing_was_made_then_unknown(void **state)
 static void test_find_when_65536_nodes_are_alive_then_all_are_known(void **state)
 {
 	struct nodes *nodes = new_nodes();
-	uint32_t module = 0;
+	struct nodes_origin origin = {0};
 
 	for (uint64_t number = 1000; number < 1000 + NODES_ENTRIES; number++)
-		nodes_made(nodes, 5, number, (uint32_t)(number % 999));
+		nodes_made(nodes, 5, number, made_by((uint32_t)(number % 999)));
 	for (uint64_t number = 1000; number < 1000 + NODES_ENTRIES; number++) {
-		assert_true(nodes_find(nodes, 5, number, &module));
-		assert_int_equal(module, number % 999);
+		assert_true(nodes_find(nodes, 5, number, &origin));
+		assert_int_equal(origin.module, number % 999);
+		assert_int_equal(origin.stack, number % 999 + 1000);
 	}
 	free(nodes);
 }
@@ -61,25 +69,25 @@ static void test_find_when_65536_nodes_are_alive_then_all_are_known(void **state
 static void test_find_when_overwritten_then_unknown_not_wrong(void **state)
 {
 	struct nodes *nodes = new_nodes();
-	uint32_t module;
+	struct nodes_origin origin;
 
-	nodes_made(nodes, 1, 10, 7);
-	nodes_made(nodes, 1, 10 + NODES_ENTRIES, 8);
-	assert_false(nodes_find(nodes, 1, 10, &module));
+	nodes_made(nodes, 1, 10, made_by(7));
+	nodes_made(nodes, 1, 10 + NODES_ENTRIES, made_by(8));
+	assert_false(nodes_find(nodes, 1, 10, &origin));
 	free(nodes);
 }
 
 static void test_made_when_module_id_is_too_big_then_no_module(void **state)
 {
 	struct nodes *nodes = new_nodes();
-	uint32_t module = 1;
+	struct nodes_origin origin = {0};
 
-	nodes_made(nodes, 1, 10, NODES_MAX_MODULE + 1);
-	assert_true(nodes_find(nodes, 1, 10, &module));
-	assert_int_equal(module, 0);
-	nodes_made(nodes, 1, 11, NODES_MAX_MODULE);
-	assert_true(nodes_find(nodes, 1, 11, &module));
-	assert_int_equal(module, NODES_MAX_MODULE);
+	nodes_made(nodes, 1, 10, made_by(NODES_MAX_MODULE + 1));
+	assert_true(nodes_find(nodes, 1, 10, &origin));
+	assert_int_equal(origin.module, 0);
+	nodes_made(nodes, 1, 11, made_by(NODES_MAX_MODULE));
+	assert_true(nodes_find(nodes, 1, 11, &origin));
+	assert_int_equal(origin.module, NODES_MAX_MODULE);
 	free(nodes);
 }
 
@@ -98,17 +106,18 @@ static void test_module_when_two_nodes_agree_then_layout_is_known(void **state)
 	struct nodes *nodes = new_nodes();
 	struct fake_node first = node(40, 1), second = node(41, 1), of_other_thread = node(40, 2), unknown = node(500, 1);
 
-	nodes_made(nodes, 1, 40, 7);
-	nodes_made(nodes, 1, 41, 8);
-	nodes_made(nodes, 2, 40, 9);
+	nodes_made(nodes, 1, 40, made_by(7));
+	nodes_made(nodes, 1, 41, made_by(8));
+	nodes_made(nodes, 2, 40, made_by(9));
 	assert_int_equal(nodes_layout(nodes), NODES_LEARNING);
-	assert_int_equal(nodes_module(nodes, &first), 7);
-	assert_int_equal(nodes_module(nodes, &first), 7); /* the same node again proves nothing */
+	assert_int_equal(nodes_origin(nodes, &first).module, 7);
+	assert_int_equal(nodes_origin(nodes, &first).module, 7); /* the same node again proves nothing */
 	assert_int_equal(nodes_layout(nodes), NODES_LEARNING);
-	assert_int_equal(nodes_module(nodes, &second), 8);
+	assert_int_equal(nodes_origin(nodes, &second).module, 8);
 	assert_int_equal(nodes_layout(nodes), NODES_KNOWN);
-	assert_int_equal(nodes_module(nodes, &of_other_thread), 9);
-	assert_int_equal(nodes_module(nodes, &unknown), 0);
+	assert_int_equal(nodes_origin(nodes, &of_other_thread).module, 9);
+	assert_int_equal(nodes_origin(nodes, &of_other_thread).stack, 1009);
+	assert_int_equal(nodes_origin(nodes, &unknown).module, 0);
 	free(nodes);
 }
 
@@ -117,9 +126,9 @@ static void test_module_when_node_has_no_number_then_nothing_is_learnt(void **st
 	struct nodes *nodes = new_nodes();
 	struct fake_node accumulate = node(UINT64_MAX, 1);
 
-	nodes_made(nodes, 1, 40, 7);
+	nodes_made(nodes, 1, 40, made_by(7));
 	for (int i = 0; i < 10; i++)
-		assert_int_equal(nodes_module(nodes, &accumulate), 0);
+		assert_int_equal(nodes_origin(nodes, &accumulate).module, 0);
 	assert_int_equal(nodes_layout(nodes), NODES_LEARNING);
 	free(nodes);
 }
@@ -130,10 +139,10 @@ static void test_module_when_nothing_ever_fits_then_given_up(void **state)
 	struct fake_node stranger = node(40, 1);
 
 	for (unsigned i = 0; i < NODES_MAX_TRIES; i++)
-		assert_int_equal(nodes_module(nodes, &stranger), 0);
+		assert_int_equal(nodes_origin(nodes, &stranger).module, 0);
 	assert_int_equal(nodes_layout(nodes), NODES_GIVEN_UP);
-	nodes_made(nodes, 1, 40, 7);
-	assert_int_equal(nodes_module(nodes, &stranger), 0);
+	nodes_made(nodes, 1, 40, made_by(7));
+	assert_int_equal(nodes_origin(nodes, &stranger).module, 0);
 	free(nodes);
 }
 

@@ -60,6 +60,15 @@ void hook_note(uint8_t *once, enum record_severity severity, const char *format,
 {
 }
 
+bool hook_wants_stacks(void)
+{
+	return false;
+}
+
+void hook_stacks_start(const struct frames_layout *layout, const char *folder)
+{
+}
+
 /* ---- the table */
 
 static void clear_table(void)

@@ -1,0 +1,59 @@
+/*
+ * Python stacks as numbers: what a thread is executing, sent once in words and from then on by id.
+ *
+ * Data model.  Four tables of fixed size, process-wide, lock-free, never shrinking:
+ * - `seen`: (code object, its proof, offset) -> frame id.  A cache: an entry is overwritten by the next that falls on it,
+ *   so code objects may come and go without end.
+ * - `frames`: a frame is a file, a function and a line; its id is its place in the table, from 1.  By content, so that the
+ *   same source compiled a thousand times is one frame.
+ * - `stacks`: a prefix tree; a stack is (the stack below, one more frame), its id its place, from 1; 0: no stack.
+ * - `shown`: for each stack the frame to show for it: the innermost that is the user's own.
+ * Each entry of `frames` and `stacks` says whether its definition was written; whoever meets one that was not, writes it
+ * (again), so a definition always precedes its first use in the ring, and none is lost for good.
+ *
+ * Chances.  A `seen` entry holds 46 bits of a hash, a `frames` entry 63: a wrong frame once in 2^46 questions.
+ *
+ * Thread: any.  Signal: as for records, only inside hook_enter().  Allocates nothing, takes no lock, keeps errno.
+ */
+#ifndef NNMEM_HOOK_STACKS_H
+#define NNMEM_HOOK_STACKS_H
+
+#include "hook/emit.h"
+#include "hook/frames.h"
+
+#define STACKS_SEEN   (1u << 14)
+#define STACKS_FRAMES (1u << 16)
+#define STACKS_STACKS (1u << 17)
+/* Ids fit so many bits. */
+#define STACKS_FRAME_BITS 17u
+#define STACKS_STACK_BITS 18u
+
+#define STACKS_FOLDER_MAX 512u
+
+struct stacks {
+	uint64_t seen[STACKS_SEEN];
+	uint64_t frames[STACKS_FRAMES]; /* 63 bits of the content's hash, and whether it was defined */
+	uint64_t stacks[STACKS_STACKS]; /* parent and frame, and whether it was defined */
+	uint32_t shown[STACKS_STACKS];
+	uint8_t internal[STACKS_FRAMES]; /* frames of PyTorch, of the import machinery and of our own */
+	uint32_t is_on;                  /* atomic; release: layout and folder are set */
+	uint32_t is_full;                /* atomic: a table was full: stacks were cut */
+	struct frames_layout layout;
+	char folder[STACKS_FOLDER_MAX]; /* PyTorch's, with a slash at the end */
+};
+
+/* From now on there are stacks, by @layout, which frames_check() approved; @folder: PyTorch's, cut when too long.  Once. */
+void stacks_start(struct stacks *stacks, const struct frames_layout *layout, const char *folder);
+
+static inline bool stacks_are_on(const struct stacks *stacks)
+{
+	return atomic32_load_acquire(&stacks->is_on);
+}
+
+/*
+ * The id of the calling thread's stack, whose PyThreadState is @thread; 0: it runs no Python, or there is no room.
+ * Definitions that are needed are written to @emitter in the name of thread number @number.
+ */
+uint32_t stacks_capture(struct stacks *stacks, struct emitter *emitter, uint32_t number, const void *thread);
+
+#endif
