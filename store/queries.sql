@@ -51,8 +51,9 @@ ORDER BY size_bytes DESC, id;
 -- query: allocation
 SELECT a.id, a.size_bytes, a.alloc_seq, ifnull(a.free_seq, 0), a.alloc_ns, ifnull(a.free_ns, 0), s.step, a.thread, a.device, a.level, a.phase,
        ifnull(a.free_phase, 0), a.category, a.rule, a.flags, m.root_name, m.fqn, CASE WHEN t.kind = 2 THEN NULL ELSE t.name END,
-       t.state_key, t.shape, t.dtype
+       t.state_key, t.shape, t.dtype, f.file || ':' || f.line || ' (' || f.function || ')'
 FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module LEFT JOIN tensor t ON t.id = a.tensor
+LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown
 WHERE a.id = :id;
 
 -- query: module

@@ -351,6 +351,7 @@ static void read_allocation_row(struct query *query, struct store_allocation *re
 	        .state_key = query_text(query, 18),
 	        .shape = query_text(query, 19),
 	        .dtype = query_text(query, 20),
+	        .line = query_text(query, 21),
 	};
 }
 

@@ -88,6 +88,23 @@ CREATE TABLE tensor (
 	allocation INTEGER              -- the life that holds it; NULL: PyTorch did not allocate it (external)
 );
 
+-- Places in Python source.
+CREATE TABLE frame (
+	id INTEGER PRIMARY KEY,
+	file TEXT NOT NULL,
+	function TEXT NOT NULL,
+	line INTEGER NOT NULL,          -- 0 not known
+	internal INTEGER NOT NULL       -- 1: PyTorch's, the import machinery's or our own, not the user's
+);
+
+-- Python stacks: a prefix tree.
+CREATE TABLE stack (
+	id INTEGER PRIMARY KEY,
+	parent INTEGER NOT NULL,        -- the stack that called it, 0 none
+	frame INTEGER NOT NULL,         -- innermost
+	shown INTEGER NOT NULL          -- frame to show for it: the innermost of the user's own code, else the innermost
+);
+
 -- A stretch falls into one step as a whole; which one is decided late (store/tagger_step.c), so rows name stretches.
 CREATE TABLE stretch (id INTEGER PRIMARY KEY, step INTEGER NOT NULL);
 
@@ -165,7 +182,7 @@ CREATE TABLE allocation (
 	rule INTEGER NOT NULL,          -- why this category
 	module INTEGER NOT NULL,        -- 0 none
 	tensor INTEGER NOT NULL,        -- 0 none
-	stack INTEGER NOT NULL,
+	stack INTEGER NOT NULL,         -- of Python; of what was born in backward: that of the forward; 0 not known
 	flags INTEGER NOT NULL,         -- 1 provisional, 2 recompute, 4 shared, 8 free lost, 16 seen_forward, 32 named_input,
 	                                -- 64 seed
 	episode INTEGER NOT NULL        -- for taking the work up again
@@ -227,11 +244,13 @@ CREATE VIEW v_allocation AS
 SELECT a.id, d.name AS device, l.name AS level, a.size_bytes, NULL AS requested_bytes, a.alloc_seq, a.free_seq, a.alloc_ns,
        a.free_ns, 1 AS time_exact, a.thread, NULL AS stream, p.name AS phase, fp.name AS free_phase, (a.flags >> 1) & 1 AS recompute,
        s.step, m.root_name AS root, m.fqn AS layer, c.name AS category, cr.name AS category_rule,
-       CASE WHEN t.kind = 2 THEN NULL ELSE t.name END AS parameter, t.state_key, t.shape, t.dtype, NULL AS operation, NULL AS line,
+       CASE WHEN t.kind = 2 THEN NULL ELSE t.name END AS parameter, t.state_key, t.shape, t.dtype, NULL AS operation,
+       f.file || ':' || f.line || ' (' || f.function || ')' AS line,
        'report' AS source
 FROM allocation a
 LEFT JOIN device d ON d.id = a.device LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module
-LEFT JOIN tensor t ON t.id = a.tensor LEFT JOIN name l ON l.list = 'level' AND l.code = a.level
+LEFT JOIN tensor t ON t.id = a.tensor LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown
+LEFT JOIN name l ON l.list = 'level' AND l.code = a.level
 LEFT JOIN name p ON p.list = 'phase' AND p.code = a.phase LEFT JOIN name fp ON fp.list = 'phase' AND fp.code = a.free_phase
 LEFT JOIN name c ON c.list = 'category' AND c.code = a.category
 LEFT JOIN name cr ON cr.list = 'category_rule' AND cr.code = a.rule;

@@ -108,6 +108,7 @@ struct store_allocation {
 	unsigned level, phase, free_phase, category, rule;
 	bool provisional, recompute;
 	const char *root, *layer, *parameter, *state_key, *shape, *dtype; /* or NULL */
+	const char *line;                                                 /* or NULL: "/dir/train.py:12 (Net.forward)" */
 };
 
 struct store_layer {

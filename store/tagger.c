@@ -471,6 +471,19 @@ static void feed_oom(struct tagger *tagger, struct thread *thread, const struct 
 	TELL(tagger, oom, &oom);
 }
 
+/* A stack is told as it is: the tables say which it stands on. */
+static void define_stack(struct tagger *tagger, const struct record *record)
+{
+	const struct tag_stack told = {
+	        .id = record->stack, .parent = (uint32_t)record->a, .frame = record->scope, .shown = (uint32_t)record->b};
+
+	if (!told.id || !told.frame || record->a > UINT32_MAX || record->b > UINT32_MAX) {
+		tagger->nr_ignored++;
+		return;
+	}
+	TELL(tagger, stack, &told);
+}
+
 /* ---- records with text */
 
 /* Split @text of @bytes bytes at its NULs into @nr fields; false when there are fewer. */
@@ -500,8 +513,8 @@ static void define_thread(struct tagger *tagger, struct thread *thread, const st
 static void feed_text(struct tagger *tagger, struct thread *thread, const struct record *record, const char *text)
 {
 	static const int nr_fields[] = {
-	        [RECORD_DEF_THREAD] = 1, [RECORD_DEF_MODULE] = 3, [RECORD_DEF_OPTIMIZER] = 1,
-	        [RECORD_DEF_TENSOR] = 4, [RECORD_INFO] = 2,       [RECORD_NOTE] = 1,
+	        [RECORD_DEF_THREAD] = 1, [RECORD_DEF_MODULE] = 3, [RECORD_DEF_OPTIMIZER] = 1, [RECORD_DEF_TENSOR] = 4,
+	        [RECORD_DEF_FRAME] = 2,  [RECORD_INFO] = 2,       [RECORD_NOTE] = 1,
 	};
 	const char *fields[4];
 
@@ -525,6 +538,18 @@ static void feed_text(struct tagger *tagger, struct thread *thread, const struct
 	case RECORD_DEF_TENSOR:
 		name_tensor(tagger, record, fields);
 		break;
+	case RECORD_DEF_FRAME: {
+		const struct tag_frame told = {
+		        .id = record->scope,
+		        .line = record->a <= INT32_MAX ? (uint32_t)record->a : 0,
+		        .internal = record->flags & RECORD_F_INTERNAL,
+		        .file = fields[0],
+		        .function = fields[1],
+		};
+
+		TELL(tagger, frame, &told);
+		break;
+	}
 	case RECORD_INFO:
 		TELL(tagger, info, fields[0], fields[1]);
 		break;
@@ -593,6 +618,9 @@ static void feed_known(struct tagger *tagger, struct thread *thread, const struc
 		break;
 	case RECORD_MARK_PHASE_END:
 		scope_mark_end(tagger, thread, record);
+		break;
+	case RECORD_DEF_STACK:
+		define_stack(tagger, record);
 		break;
 	case RECORD_DEF_THREAD ... RECORD_NOTE:
 		feed_text(tagger, thread, record, text);

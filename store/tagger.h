@@ -141,6 +141,19 @@ struct tag_optimizer {
 	uint32_t id;
 	const char *class_name;
 };
+/* A place in the source, and a stack of such places: a prefix tree. */
+struct tag_frame {
+	uint32_t id;
+	uint32_t line; /* 0: not known */
+	bool internal; /* not the user's own code */
+	const char *file, *function;
+};
+struct tag_stack {
+	uint32_t id;
+	uint32_t parent; /* the stack that called it, 0: none */
+	uint32_t frame;
+	uint32_t shown; /* the frame to show for it */
+};
 struct tag_oom {
 	uint64_t seq, ns, stretch, size_bytes, allocated_bytes, reserved_bytes;
 	uint32_t thread, module;
@@ -172,6 +185,8 @@ struct tag_sink {
 	int (*tensor)(void *arg, const struct tag_tensor *tensor);
 	int (*thread)(void *arg, const struct tag_thread *thread);
 	int (*optimizer)(void *arg, const struct tag_optimizer *optimizer);
+	int (*frame)(void *arg, const struct tag_frame *frame);
+	int (*stack)(void *arg, const struct tag_stack *stack);
 	int (*oom)(void *arg, const struct tag_oom *oom);
 	int (*note)(void *arg, const struct tag_note *note);
 	int (*info)(void *arg, const char *key, const char *value);

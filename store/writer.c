@@ -425,6 +425,35 @@ static int write_optimizer(void *arg, const struct tag_optimizer *optimizer)
 	return row_end(&row);
 }
 
+static int write_frame(void *arg, const struct tag_frame *frame)
+{
+	struct row row;
+	int r = row_begin(arg, "INSERT OR REPLACE INTO frame (id, file, function, line, internal) VALUES (?,?,?,?,?)", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, frame->id);
+	row_text_or_empty(&row, frame->file);
+	row_text_or_empty(&row, frame->function);
+	row_u64(&row, frame->line);
+	row_u64(&row, frame->internal);
+	return row_end(&row);
+}
+
+static int write_stack(void *arg, const struct tag_stack *stack)
+{
+	struct row row;
+	int r = row_begin(arg, "INSERT OR REPLACE INTO stack (id, parent, frame, shown) VALUES (?,?,?,?)", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, stack->id);
+	row_u64(&row, stack->parent);
+	row_u64(&row, stack->frame);
+	row_u64(&row, stack->shown);
+	return row_end(&row);
+}
+
 static int write_oom(void *arg, const struct tag_oom *oom)
 {
 	struct writer *writer = arg;
@@ -509,6 +538,8 @@ struct tag_sink writer_sink(struct writer *writer)
 	        .tensor = write_tensor,
 	        .thread = write_thread,
 	        .optimizer = write_optimizer,
+	        .frame = write_frame,
+	        .stack = write_stack,
 	        .oom = write_oom,
 	        .note = write_note,
 	        .info = write_info,
