@@ -296,12 +296,6 @@ static inline const unsigned char *table_of(const struct frames_layout *layout, 
 	return (const unsigned char *)table + BYTES_DATA;
 }
 
-static inline uint64_t fold(uint64_t hash, uint64_t word)
-{
-	hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
-	return hash ^ hash >> 29;
-}
-
 static inline uint64_t word_at(const unsigned char *bytes)
 {
 	uint64_t word;
@@ -310,27 +304,39 @@ static inline uint64_t word_at(const unsigned char *bytes)
 	return word;
 }
 
+/* Odd and unlike each other; sums of products with them are independent, so that a processor works at several at once. */
+#define PROOF_NAME  UINT64_C(0x9e3779b97f4a7c15)
+#define PROOF_TABLE UINT64_C(0xc2b2ae3d27d4eb4f)
+#define PROOF_SIZE  UINT64_C(0x165667b19e3779f9)
+#define PROOF_FIRST UINT64_C(0xff51afd7ed558ccd)
+#define PROOF_STEP  UINT64_C(0xd6e8feb86659fd92) /* even: added to an odd factor, it stays odd */
+
+/* Line tables up to this size count in full, of longer ones four words. */
+#define PROOF_WHOLE 128u
+
 /*
- * The addresses of the names and of the line table, the table's size, and its first, middle and last bytes.  Two code
- * objects that agree in all of it have the same file, function and first line, unless all four objects died and came back
- * at their old addresses; and then the lines differ only if the tables differ elsewhere than in those 24 bytes.
+ * The addresses of the names and of the line table, the table's size, the first line, and the table's bytes.  Two code
+ * objects that agree in all of it have the same lines unless all four objects died, the new ones came to lie at their
+ * addresses, and the table is long and differs elsewhere than in the words that are looked at.
  */
 uint64_t frames_proof(const struct frames_layout *layout, const char *code)
 {
 	size_t size;
 	const unsigned char *table = table_of(layout, code, &size);
-	uint64_t hash = fold((uint64_t)(uintptr_t)pointer_at(code, layout->code_filename), first_line_of(layout, code));
+	uint64_t factor = PROOF_FIRST;
+	uint64_t sum = (uint64_t)(uintptr_t)pointer_at(code, layout->code_filename) +
+	               (uint64_t)(uintptr_t)pointer_at(code, layout->code_name) * PROOF_NAME +
+	               (uint64_t)(uintptr_t)table * PROOF_TABLE +
+	               ((uint64_t)size << 32 | first_line_of(layout, code)) * PROOF_SIZE;
 
-	hash = fold(hash, (uint64_t)(uintptr_t)pointer_at(code, layout->code_name) + ((uint64_t)size << 48));
-	hash = fold(hash, (uint64_t)(uintptr_t)table);
-	if (size >= 8) {
-		hash = fold(hash, word_at(table));
-		hash = fold(hash, word_at(table + (size - 8) / 2));
-		return fold(hash, word_at(table + size - 8));
-	}
-	for (size_t i = 0; i < size; i++)
-		hash = fold(hash, table[i]);
-	return hash;
+	if (size > PROOF_WHOLE)
+		return sum + word_at(table) * PROOF_FIRST + word_at(table + size / 3) * PROOF_NAME +
+		       word_at(table + size / 3 * 2) * PROOF_SIZE + word_at(table + size - 8) * PROOF_TABLE;
+	for (; size >= 8; table += 8, size -= 8, factor += PROOF_STEP)
+		sum += word_at(table) * factor;
+	for (; size > 0; table++, size--, factor += PROOF_STEP)
+		sum += *table * factor;
+	return sum;
 }
 
 /* ---- lines */

@@ -80,6 +80,7 @@ static int each(const struct store_allocation *allocation, void *arg)
 	unsigned category = allocation->category < NR_CATEGORIES ? allocation->category : CATEGORY_UNKNOWN;
 
 	live->nr_blocks++;
+	live->has_lines |= allocation->line != NULL;
 	live->bytes += allocation->size_bytes;
 	live->category_blocks[category]++;
 	live->category_bytes[category] += allocation->size_bytes;

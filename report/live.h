@@ -17,6 +17,7 @@ struct live {
 	struct live_owner *owners; /* in the order met */
 	size_t nr_owners, room_owners;
 	bool several_roots; /* layers below more than one root own something */
+	bool has_lines;     /* the line of some is known */
 
 	/* The block whose birth made this instant, where it is still alive then. */
 	bool has_last;

@@ -11,6 +11,7 @@
 
 #define LIMIT_TEXT 20u
 #define WIDE       120u /* columns of a line with room for everything */
+#define WIDEST     160u /* ... and for functions' names */
 
 static void print_head(struct report *report, const struct store_device *device, const struct live *live)
 {
@@ -73,6 +74,8 @@ struct listing {
 	struct report *report;
 	struct table *table;
 	bool human, wide; /* columns that a narrow terminal has no room for */
+	bool lines;       /* the run has stacks */
+	bool functions;   /* lines are shown with their functions */
 	struct unit unit;
 	uint64_t total_bytes;
 	uint64_t limit; /* LIMIT_ALL: none */
@@ -107,6 +110,29 @@ static const char *tensor_words(struct report *report, const struct store_alloca
 	return report_safe(report, joined);
 }
 
+/*
+ * "train.py:12 (Net.forward)" or "train.py:12": the folder is left out, as it is mostly the same for all, and so is the
+ * function where both would be cut in the middle.
+ */
+static const char *line_words(struct report *report, const struct store_allocation *allocation, bool function)
+{
+	const char *line = allocation->line, *end = NULL, *slash;
+	char words[SAFE_TEXT_MAX];
+
+	if (!line)
+		return "";
+	/* Files' names may hold " (" too, functions' never do. */
+	for (const char *next = strstr(line, " ("); next; next = strstr(next + 1, " ("))
+		end = next;
+	if (!end)
+		end = line + strlen(line);
+	slash = memrchr(line, '/', (size_t)(end - line));
+	if (slash)
+		line = slash + 1;
+	snprintf(words, sizeof(words), "%.*s", (int)(function ? strlen(line) : (size_t)(end - line)), line);
+	return report_safe(report, words);
+}
+
 static int each_block(const struct store_allocation *allocation, void *arg)
 {
 	struct listing *listing = arg;
@@ -133,6 +159,8 @@ static int each_block(const struct store_allocation *allocation, void *arg)
 	table_cell(table, tensor_words(report, allocation));
 	if (listing->wide)
 		table_cell(table, shape_words(report, allocation));
+	if (listing->lines)
+		table_cell(table, line_words(report, allocation, listing->functions));
 	return 0;
 }
 
@@ -141,12 +169,14 @@ static int print_blocks(struct report *report, const struct store_device *device
 	struct unit unit = unit_for_table(report->arguments->units, live->bytes);
 	bool wide = !report->table_width || report->table_width >= WIDE;
 	bool human = wide && unit.bytes > 1;
-	struct column columns[9];
+	struct column columns[10];
 	size_t nr_columns = 0;
 	struct listing listing = {
 	        .report = report,
 	        .human = human,
 	        .wide = wide,
+	        .lines = live->has_lines,
+	        .functions = !report->table_width || report->table_width >= WIDEST,
 	        .unit = unit,
 	        .total_bytes = live->bytes,
 	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_TEXT : report->arguments->limit,
@@ -168,6 +198,8 @@ static int print_blocks(struct report *report, const struct store_device *device
 	columns[nr_columns++] = (struct column){"tensor", false, true};
 	if (wide)
 		columns[nr_columns++] = (struct column){"shape", false, true};
+	if (live->has_lines)
+		columns[nr_columns++] = (struct column){"line", false, true};
 	listing.table = table_new(columns, nr_columns);
 	/* One more row is not worth a line that says "1 smaller block". */
 	if (listing.limit != LIMIT_ALL && listing.limit + 1 == live->nr_blocks)
@@ -254,6 +286,7 @@ static int json_block(const struct store_allocation *allocation, void *arg)
 	json_row_text(rows, "state_key", allocation->state_key);
 	json_row_text(rows, "shape", allocation->shape);
 	json_row_text(rows, "dtype", allocation->dtype);
+	json_row_text(rows, "line", allocation->line);
 	json_row_count(rows, "step", allocation->step);
 	json_row_text(rows, "phase", phase_name(allocation->phase));
 	json_row_bool(rows, "recompute", allocation->recompute);

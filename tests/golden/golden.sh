@@ -32,6 +32,7 @@ done
 check timeline-step.txt timeline --step=2 --width=80
 check timeline-limit.txt timeline --limit=3 --width=80
 check peak-limit.txt peak --limit=3 --units=MB --width=120
+check peak-wide.txt peak --limit=6 --width=170
 check layers-limit.txt layers --limit=3 --units=bytes
 check device.txt peak --device=cuda:7
 # Without UTF-8 nothing but ASCII leaves the program.
