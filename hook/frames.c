@@ -21,6 +21,7 @@
 
 /* PyASCIIObject.state: interned:2, kind:3 (bytes of a character), compact:1, ascii:1. */
 #define TEXT_KIND(state) (((state) >> 2) & 7u)
+#define TEXT_HASH        24u /* PyASCIIObject.hash; -1: not asked for yet */
 #define TEXT_COMPACT     0x20u
 #define TEXT_ASCII       0x40u
 
@@ -305,6 +306,7 @@ static inline uint64_t word_at(const unsigned char *bytes)
 }
 
 /* Odd and unlike each other; sums of products with them are independent, so that a processor works at several at once. */
+#define PROOF_FILE  UINT64_C(0xbf58476d1ce4e5b9)
 #define PROOF_NAME  UINT64_C(0x9e3779b97f4a7c15)
 #define PROOF_TABLE UINT64_C(0xc2b2ae3d27d4eb4f)
 #define PROOF_SIZE  UINT64_C(0x165667b19e3779f9)
@@ -315,17 +317,46 @@ static inline uint64_t word_at(const unsigned char *bytes)
 #define PROOF_WHOLE 128u
 
 /*
- * The addresses of the names and of the line table, the table's size, the first line, and the table's bytes.  Two code
- * objects that agree in all of it have the same lines unless all four objects died, the new ones came to lie at their
- * addresses, and the table is long and differs elsewhere than in the words that are looked at.
+ * What a str is known by: its hash where it was asked for before (names are interned, so it was), else its length and four
+ * words of it, which is all of it up to 32 bytes.
+ */
+static inline uint64_t proof_of_text(const struct frames_layout *layout, const char *text)
+{
+	uint64_t hash, length, sum;
+	uint32_t state;
+	const unsigned char *bytes;
+	size_t size;
+
+	if (!text)
+		return 0;
+	memcpy(&hash, text + TEXT_HASH, sizeof(hash));
+	if (hash != UINT64_MAX)
+		return hash;
+	memcpy(&length, text + layout->text_length, sizeof(length));
+	memcpy(&state, text + layout->text_state, sizeof(state));
+	bytes = (const unsigned char *)text + (state & TEXT_ASCII ? layout->text_ascii : layout->text_other);
+	size = (state & TEXT_COMPACT) && length <= MAX_TEXT ? (size_t)length * TEXT_KIND(state) : 0;
+	sum = length;
+	if (size >= 8)
+		return sum + word_at(bytes) * PROOF_FIRST + word_at(bytes + (size - 8) / 3) * PROOF_NAME +
+		       word_at(bytes + (size - 8) * 2 / 3) * PROOF_SIZE + word_at(bytes + size - 8) * PROOF_TABLE;
+	for (; size > 0; bytes++, size--)
+		sum = (sum ^ *bytes) * PROOF_FIRST;
+	return sum;
+}
+
+/*
+ * The names, the address and the bytes of the line table, and the first line.  Two code objects at the same address that
+ * agree in all of it have the same file, function and lines, unless a name longer than 32 bytes or a line table longer than
+ * PROOF_WHOLE differs only where it is not looked at.
  */
 uint64_t frames_proof(const struct frames_layout *layout, const char *code)
 {
 	size_t size;
 	const unsigned char *table = table_of(layout, code, &size);
 	uint64_t factor = PROOF_FIRST;
-	uint64_t sum = (uint64_t)(uintptr_t)pointer_at(code, layout->code_filename) +
-	               (uint64_t)(uintptr_t)pointer_at(code, layout->code_name) * PROOF_NAME +
+	uint64_t sum = proof_of_text(layout, pointer_at(code, layout->code_filename)) * PROOF_FILE +
+	               proof_of_text(layout, pointer_at(code, layout->code_name)) * PROOF_NAME +
 	               (uint64_t)(uintptr_t)table * PROOF_TABLE +
 	               ((uint64_t)size << 32 | first_line_of(layout, code)) * PROOF_SIZE;
 

@@ -3,8 +3,8 @@
  * (and nothing else), to the file that LISTEN_FILE names, and at the end how many tensors were reported.
  *
  * Lines: "enter ID FLAGS THREAD", "leave THREAD" (flags of r, g, t), "begin ID", "end", "update", "input ADDRESS SIZE",
- * "define KIND SCOPE ADDRESS SIZE A B|TEXT" with the text's fields joined by |, "stacks FOLDER", "note TEXT", "reports N".
- * LISTEN_OFF: what hook_is_on() says then is false.
+ * "define KIND SCOPE ADDRESS SIZE A B|TEXT" with the text's fields joined by |, "stacks FOLDER" (with LISTEN_STACKS), "note
+ * TEXT", "reports N". LISTEN_OFF: what hook_is_on() says then is false.
  */
 #define _GNU_SOURCE
 #include "hook/hook.h"
@@ -137,7 +137,8 @@ bool hook_wants_stacks(void)
 
 void hook_stacks_start(const struct frames_layout *layout, const char *folder)
 {
-	line("stacks %s\n", folder);
+	if (getenv("LISTEN_STACKS"))
+		line("stacks %s\n", folder);
 }
 
 /* ---- PyTorch's reports, counted */

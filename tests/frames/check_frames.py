@@ -196,8 +196,8 @@ def run_proofs():
     """Code objects that come and go at the same addresses are told apart; the same one is always the same."""
     addresses, proofs, returned = {}, {}, 0
     for i in range(2000):
-        code = compile("x = 1\n" * (i % 7) + "y = 2\n" + "\n" * (i % 11) + "z = 3", "<made>", "exec")
-        lines = tuple(code.co_lines())
+        code = compile("x = 1\n" * (i % 7) + "y = 2\n" + "\n" * (i % 11) + "z = 3", f"<made {i % 3}>", "exec")
+        lines = code.co_filename, *code.co_lines()
         proof = probe_held.probe_proof(id(code))
         assert proof == probe_held.probe_proof(id(code))
         returned += id(code) in addresses

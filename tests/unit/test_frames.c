@@ -119,6 +119,7 @@ static void make_text(struct text *text, const struct frames_layout *layout, uns
 	uint32_t flags = kind << 2 | 0x20 | (ascii ? 0x40 : 0);
 
 	memset(text, 0, sizeof(*text));
+	put(text->bytes, 24, &(int64_t){-1}, 8); /* no hash */
 	put(text->bytes, layout->text_length, &length, sizeof(length));
 	put(text->bytes, layout->text_state, &flags, sizeof(flags));
 	put(text->bytes, ascii ? layout->text_ascii : layout->text_other, characters, length * kind);
@@ -365,9 +366,21 @@ static void test_proof_when_anything_of_the_code_differs_then_another(void **sta
 	put(world->code.bytes, world->layout.code_first_line, &(uint32_t){31}, 4);
 	assert_true(proof != frames_proof(&world->layout, world->code.bytes));
 	put(world->code.bytes, world->layout.code_first_line, &(uint32_t){30}, 4);
-	put_pointer(world->code.bytes, world->layout.code_filename, &world->function);
-	assert_true(proof != frames_proof(&world->layout, world->code.bytes));
-	put_pointer(world->code.bytes, world->layout.code_filename, &world->file);
+	for (size_t length = 1; length <= 32; length++) { /* the objects are the same, what is in them is not */
+		static const char characters[33] = "0123456789abcdefghijklmnopqrstu!";
+
+		make_text(&world->file, &world->layout, 1, true, characters, length);
+		proof = frames_proof(&world->layout, world->code.bytes);
+		for (size_t i = 0; i < length; i++) {
+			world->file.bytes[world->layout.text_ascii + i] ^= 1;
+			assert_true(proof != frames_proof(&world->layout, world->code.bytes));
+			world->file.bytes[world->layout.text_ascii + i] ^= 1;
+		}
+		world->function.bytes[24] ^= 1; /* its hash */
+		assert_true(proof != frames_proof(&world->layout, world->code.bytes));
+		world->function.bytes[24] ^= 1;
+		assert_true(proof == frames_proof(&world->layout, world->code.bytes));
+	}
 	put_pointer(world->code.bytes, world->layout.code_name, &world->file);
 	assert_true(proof != frames_proof(&world->layout, world->code.bytes));
 	free(world);
