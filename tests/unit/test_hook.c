@@ -13,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include "fake_python.h"
+
 #define CAPACITY (1u << 16)
 #define CPU      RECORD_DEVICE_CPU
 
@@ -80,6 +82,7 @@ static int set_up(void **state)
 	hook = (struct hook){.page = &page, .emitter = {.ring = ring, .env = &fake_env}, .record_cpu = true};
 	memset(&this_thread, 0, sizeof(this_thread));
 	memset(&nodes, 0, sizeof(nodes));
+	memset(&stacks, 0, sizeof(stacks));
 	memset(graph_tasks, 0, sizeof(graph_tasks));
 	torch_thread = 0;
 	torch_says_threads = true;
@@ -393,6 +396,141 @@ static void test_node_when_it_makes_nodes_then_they_inherit_its_module(void **st
 	assert_int_equal(seen[6].scope, 4);
 }
 
+/* ---- stacks */
+
+static struct world *python; /* what the thread runs; NULL: no Python */
+static int python_is_up;
+
+static void *fake_thread_state(void)
+{
+	return python ? python->thread : NULL;
+}
+
+static int fake_python_is_up(void)
+{
+	return python_is_up;
+}
+
+static void start_stacks(void)
+{
+	python = make_world(12, 1);
+	python_is_up = 1;
+	hook.thread_state = fake_thread_state;
+	hook.python_is_up = fake_python_is_up;
+	hook_stacks_start(&python->layout, "/torch");
+}
+
+/* The line that the stack of record @index was defined with; 0: it has none. */
+static uint64_t line_of(size_t nr, size_t index)
+{
+	uint32_t frame = 0;
+
+	for (size_t i = 0; i < nr && seen[index].stack; i++)
+		if (seen[i].kind == RECORD_DEF_STACK && seen[i].stack == seen[index].stack)
+			frame = seen[i].scope;
+	for (size_t i = 0; i < nr && frame; i++)
+		if (seen[i].kind == RECORD_DEF_FRAME && seen[i].scope == frame)
+			return seen[i].a;
+	return 0;
+}
+
+static void at_line(uint32_t line)
+{
+	line--;
+	put(python->code.bytes, python->layout.code_first_line, &line, sizeof(line));
+}
+
+/* Lines of the reports, in their order. */
+static void check_lines(const uint64_t *wanted, size_t nr_wanted)
+{
+	size_t nr = read_records(false), nr_reports = 0;
+
+	for (size_t i = 0; i < nr; i++) {
+		if (seen[i].kind != RECORD_ALLOC && seen[i].kind != RECORD_FREE && seen[i].kind != RECORD_OOM)
+			continue;
+		assert_true(nr_reports < nr_wanted);
+		assert_int_equal(line_of(nr, i), wanted[nr_reports++]);
+	}
+	assert_int_equal(nr_reports, nr_wanted);
+}
+
+static void test_report_when_python_runs_then_with_its_stack(void **state)
+{
+	report(0x1000, 64); /* not started */
+	start_stacks();
+	at_line(10);
+	report(0x1000, 64);
+	report(0x1000, -64);
+	at_line(11);
+	hook_report_oom(64, 1, 2, CPU);
+	python_is_up = 0;
+	report(0x1000, 64);
+	python_is_up = 1;
+	free(python);
+	python = NULL;
+	report(0x1000, 64);
+	check_lines((const uint64_t[]){0, 10, 0, 11, 0, 0}, 6);
+}
+
+static void test_report_when_in_a_node_then_with_the_stack_that_made_it(void **state)
+{
+	struct fake_node first = node(10, 1), second = node(11, 1), inner = node(12, 1), unknown = node(UINT64_MAX, 1);
+
+	start_stacks();
+	at_line(20);
+	hook_node_made(10);
+	at_line(21);
+	hook_node_made(11);
+	at_line(30);
+	hook_backward_begin(true);
+	hook_node_begin(NULL, &first);
+	hook_node_end();
+	hook_node_begin(NULL, &second);
+	report(0x1000, 64);
+	hook_node_made(12); /* double backward */
+	hook_module_enter(3, true, true, true);
+	at_line(40);
+	report(0x2000, 64); /* recomputed: where it is computed */
+	hook_module_leave();
+	hook_node_end();
+	hook_node_begin(NULL, &unknown);
+	at_line(31);
+	report(0x3000, 64);
+	hook_node_end();
+	hook_node_begin(NULL, &inner);
+	report(0x4000, 64);
+	hook_node_end();
+	hook_backward_end();
+	report(0x5000, 64);
+	check_lines((const uint64_t[]){21, 40, 31, 21, 31}, 5);
+	free(python);
+	python = NULL;
+}
+
+static void test_node_made_when_not_recording_yet_then_nothing_is_started(void **state)
+{
+	start_stacks();
+	page = (struct hook_page){.state = HOOK_DOWN, .armed = 1};
+	this_thread.forward_told = true;
+	hook_node_made(10);
+	assert_int_equal(nr_starts, 0);
+	free(python);
+	python = NULL;
+}
+
+static void test_report_when_stacks_are_too_many_then_noted_once(void **state)
+{
+	start_stacks();
+	memset(stacks.stacks, 0xff, sizeof(stacks.stacks));
+	report(0x1000, 64);
+	report(0x2000, 64);
+	assert_int_equal(read_records(false), 4); /* a frame, two reports, a note */
+	assert_int_equal(seen[1].stack, 0);
+	assert_int_equal(seen[2].kind, RECORD_NOTE);
+	free(python);
+	python = NULL;
+}
+
 static void test_report_when_a_node_was_made_then_the_first_one_after_it_says_so(void **state)
 {
 	report(0x1000, 64);
@@ -624,6 +762,10 @@ int main(void)
 	        TEST(test_module_leave_when_none_is_open_then_nothing),
 	        TEST(test_node_when_it_runs_then_scope_is_the_module_that_made_it),
 	        TEST(test_node_when_it_makes_nodes_then_they_inherit_its_module),
+	        TEST(test_report_when_python_runs_then_with_its_stack),
+	        TEST(test_report_when_in_a_node_then_with_the_stack_that_made_it),
+	        TEST(test_node_made_when_not_recording_yet_then_nothing_is_started),
+	        TEST(test_report_when_stacks_are_too_many_then_noted_once),
 	        TEST(test_report_when_a_node_was_made_then_the_first_one_after_it_says_so),
 	        TEST(test_node_made_when_outside_everything_then_forward_once_until_backward),
 	        TEST(test_node_made_when_a_root_forward_came_before_then_no_forward),

@@ -54,7 +54,10 @@ struct rows {
 	size_t nr_tensors;
 	struct tag_module modules[64];
 	size_t nr_modules;
-	size_t nr_notes, nr_infos, nr_ooms, nr_ends, nr_threads;
+	size_t nr_notes, nr_infos, nr_ooms, nr_ends, nr_threads, nr_frames, nr_stacks;
+	struct tag_frame frame; /* the last; its texts in frame_text */
+	struct tag_stack stack;
+	char frame_text[128];
 	struct tag_oom oom;
 	int fail_with;
 };
@@ -222,6 +225,25 @@ static int on_oom(void *arg, const struct tag_oom *oom)
 	return 0;
 }
 
+static int on_frame(void *arg, const struct tag_frame *frame)
+{
+	struct rows *rows = arg;
+
+	rows->frame = *frame;
+	rows->nr_frames++;
+	snprintf(rows->frame_text, sizeof(rows->frame_text), "%s|%s", frame->file, frame->function);
+	return rows->fail_with;
+}
+
+static int on_stack(void *arg, const struct tag_stack *stack)
+{
+	struct rows *rows = arg;
+
+	rows->stack = *stack;
+	rows->nr_stacks++;
+	return rows->fail_with;
+}
+
 static int on_note(void *arg, const struct tag_note *note)
 {
 	((struct rows *)arg)->nr_notes += strlen(note->text) < 5000;
@@ -253,6 +275,8 @@ static struct tag_sink sink_of(struct rows *rows)
 	        .module = on_module,
 	        .tensor = on_tensor,
 	        .thread = on_thread,
+	        .frame = on_frame,
+	        .stack = on_stack,
 	        .oom = on_oom,
 	        .note = on_note,
 	        .info = on_info,
@@ -1727,6 +1751,44 @@ static void test_oom_when_reported_then_told_with_phase_and_layer(void **state)
 	play_free(p);
 }
 
+static void test_stack_when_defined_then_told_and_blocks_name_it(void **state)
+{
+	struct play *p = play_new();
+
+	define(p, (struct record){.kind = RECORD_DEF_FRAME, .flags = RECORD_F_INTERNAL, .scope = 7, .a = 12},
+	       "a/b.py|Net.forward");
+	assert_int_equal(p->rows.frame.id, 7);
+	assert_int_equal(p->rows.frame.line, 12);
+	assert_true(p->rows.frame.internal);
+	assert_string_equal(p->rows.frame_text, "a/b.py|Net.forward");
+	define(p, (struct record){.kind = RECORD_DEF_FRAME, .scope = 8, .a = UINT64_MAX}, "|");
+	assert_int_equal(p->rows.frame.line, 0);
+	assert_false(p->rows.frame.internal);
+	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .a = 4, .b = 8});
+	assert_int_equal(p->rows.stack.id, 5);
+	assert_int_equal(p->rows.stack.parent, 4);
+	assert_int_equal(p->rows.stack.frame, 7);
+	assert_int_equal(p->rows.stack.shown, 8);
+	send(p, (struct record){.kind = RECORD_ALLOC, .device = CUDA_0, .stack = 5, .address = 64, .size = 8, .a = 8, .b = 8});
+	finish(p);
+	assert_int_equal(p->rows.allocations[1].stack, 5);
+	play_free(p);
+}
+
+static void test_stack_when_ids_are_none_then_ignored_and_counted(void **state)
+{
+	struct play *p = play_new();
+
+	send(p, (struct record){.kind = RECORD_DEF_STACK, .scope = 7, .b = 7});
+	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .b = 7});
+	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .a = UINT64_C(1) << 32, .b = 7});
+	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .b = UINT64_C(1) << 32});
+	define(p, (struct record){.kind = RECORD_DEF_FRAME, .scope = 7}, "only a file");
+	assert_int_equal(p->rows.nr_stacks + p->rows.nr_frames, 0);
+	assert_int_equal(tagger_ignored(p->tagger), 5);
+	play_free(p);
+}
+
 static void test_feed_when_text_lacks_fields_then_ignored_and_counted(void **state)
 {
 	struct play *p = play_new();
@@ -2491,6 +2553,8 @@ int main(void)
 	        cmocka_unit_test(test_audit_when_killed_with_a_report_on_its_way_then_no_failure),
 	        cmocka_unit_test(test_audit_when_a_free_pairs_with_another_size_then_failure),
 	        cmocka_unit_test(test_oom_when_reported_then_told_with_phase_and_layer),
+	        cmocka_unit_test(test_stack_when_defined_then_told_and_blocks_name_it),
+	        cmocka_unit_test(test_stack_when_ids_are_none_then_ignored_and_counted),
 	        cmocka_unit_test(test_feed_when_text_lacks_fields_then_ignored_and_counted),
 	        cmocka_unit_test(test_feed_when_seq_does_not_grow_then_ignored),
 	        cmocka_unit_test(test_feed_when_the_sink_fails_then_its_error_is_returned),

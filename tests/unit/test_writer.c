@@ -257,6 +257,26 @@ static void test_writer_allocation_when_dead_then_every_column_arrives(void **st
 	assert_string_equal(query(f, "SELECT id, address IS NOT NULL FROM v_peak JOIN allocation USING (id)"), "3|1");
 }
 
+static void test_writer_stack_when_told_then_the_shown_frame_is_the_line(void **state)
+{
+	struct fixture *f = *state;
+	const struct tag_frame user = {.id = 4, .line = 12, .file = "/home/a (b)/train.py", .function = "Net.forward"};
+	const struct tag_frame library = {.id = 9, .line = 99, .internal = true, .file = "/torch/f.py", .function = "relu"};
+	const struct tag_stack outer = {.id = 3, .frame = 4, .shown = 4}, inner = {.id = 7, .parent = 3, .frame = 9, .shown = 4};
+
+	write_basics(f);
+	assert_int_equal(f->sink.frame(f->sink.arg, &user), 0);
+	assert_int_equal(f->sink.frame(f->sink.arg, &library), 0);
+	assert_int_equal(f->sink.stack(f->sink.arg, &outer), 0);
+	assert_int_equal(f->sink.stack(f->sink.arg, &inner), 0);
+	assert_int_equal(f->sink.stack(f->sink.arg, &inner), 0); /* a definition may come again */
+	assert_int_equal(commit(f, 20), 0);
+	assert_string_equal(query(f, "SELECT line FROM v_allocation"), "/home/a (b)/train.py:12 (Net.forward)");
+	assert_string_equal(query(f, "SELECT line FROM v_peak"), "/home/a (b)/train.py:12 (Net.forward)");
+	assert_string_equal(query(f, "SELECT * FROM frame"), "4|/home/a (b)/train.py|Net.forward|12|0\n9|/torch/f.py|relu|99|1");
+	assert_string_equal(query(f, "SELECT * FROM stack"), "3|0|4|4\n7|3|9|4");
+}
+
 static void test_writer_allocation_when_open_at_a_commit_then_its_row_is_replaced_at_its_death(void **state)
 {
 	struct fixture *f = *state;
@@ -590,6 +610,7 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_writer_create_when_on_a_network_then_no_wal_and_nobody_else_reads,
 	                                        setup_on_network, teardown),
 	        TEST(test_writer_allocation_when_dead_then_every_column_arrives),
+	        TEST(test_writer_stack_when_told_then_the_shown_frame_is_the_line),
 	        TEST(test_writer_allocation_when_open_at_a_commit_then_its_row_is_replaced_at_its_death),
 	        TEST(test_writer_commit_when_it_has_not_come_then_readers_see_the_last_one),
 	        TEST(test_writer_step_when_it_comes_again_then_the_later_replaces_the_earlier),
