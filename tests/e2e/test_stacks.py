@@ -16,7 +16,7 @@ MARKS = {
 
 class Recorded:
     def __init__(self, version, folder, **environment):
-        self.done = harness.script(version, "stacks.py", folder=folder, **environment)
+        self.done = harness.script(version, "stacks.py", folder=folder, **{"NNMEM_STACKS": "python"} | environment)
         self.db = self.done.db()
         self.said = json.loads((folder / "stacks.json").read_text())
 
@@ -136,11 +136,11 @@ def test_peak_when_shown_then_with_lines(recorded):
 
 
 @pytest.mark.parametrize("version", harness.VERSIONS[:1])
-@pytest.mark.parametrize("stacks", ["off", "native", "both"])
+@pytest.mark.parametrize("stacks", ["off", None, "native", "both"])
 def test_stacks_when_set_then_as_asked(version, stacks, tmp_path):
     run = Recorded(version, tmp_path, NNMEM_STACKS=stacks)
     notes = [row[0] for row in run.db.rows("SELECT what FROM v_note")]
-    assert notes == ([] if stacks == "off" else ["NNMEM_STACKS: native stacks are not built in"])
+    assert notes == ([] if stacks in ("off", None) else ["NNMEM_STACKS: native stacks are not built in"])
     wanted = {MARKS["plain"] + "(plain)"} if stacks == "both" else {None}
     assert run.lines(2039) == wanted
     assert run.done.out == "" and run.db.one("SELECT count(*) FROM stack") >= (stacks == "both")
