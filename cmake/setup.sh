@@ -55,6 +55,16 @@ need_venv() {
     printf '%s\n' "$wanted" >"$venv/complete"
 }
 
+# need_more NAME REQUIREMENT...: these too in $NNMEM_VENVS/.venv-NAME, which is there.
+need_more() {
+    local venv=$NNMEM_VENVS/.venv-$1
+    shift
+    [[ $(cat "$venv/complete.more" 2>/dev/null) == "$*" ]] && return 0
+    say "adding $* to $venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input "$@"
+    printf '%s\n' "$*" >"$venv/complete.more"
+}
+
 # need_build PRESET: configured and built, in build/PRESET.
 need_build() {
     say "building $1"

@@ -24,10 +24,14 @@ while (($#)); do
 done
 
 need_build_packages clang-format clang-tidy cppcheck
+# What people train with beside PyTorch itself: tests/e2e trains with them under the hook.
+training=(lightning==2.6.6 transformers==5.24.0)
 need_torch
+need_more 2.13.0 "${training[@]}"
 export NNMEM_TEST_VERSIONS=2.13.0
 if [[ $with_214 ]]; then
     need_venv 2.14.1 torch==2.14.1 torchvision==0.29.1 numpy
+    need_more 2.14.1 "${training[@]}"
     NNMEM_TEST_VERSIONS+=" 2.14.1"
 fi
 for preset in release asan-ubsan tsan; do
