@@ -1,5 +1,5 @@
 /*
- * How numbers and names look to people: sizes, counts, durations, names from a file, tables.
+ * How numbers and names look to people: sizes, counts, durations, names from a file.
  *
  * Nothing here knows what a run file is.  A string that came from a file is hostile until text_clean() has seen it: no
  * control character, no invalid UTF-8 and no character that turns the direction of writing ever reaches a terminal.
@@ -54,6 +54,8 @@ char *text_clean(const char *raw, bool utf8, char *ret, size_t ret_size);
 char *text_make_valid(const char *raw, char *ret, size_t ret_size);
 /* Columns that clean text takes on a terminal. */
 size_t text_width(const char *text);
+/* The first character of clean text: its bytes, and its columns. */
+size_t text_next_character(const char *text, size_t *ret_columns);
 
 enum style {
 	STYLE_PLAIN = 0,
@@ -67,26 +69,5 @@ enum style {
 /* The escape sequence that begins @style; style_end() ends any.  "" without colour. */
 const char *style_begin(enum style style, bool colour);
 const char *style_end(enum style style, bool colour);
-
-struct column {
-	const char *heading; /* static */
-	bool right;          /* numbers */
-	bool flexible;       /* may be cut in the middle where the line is too long */
-};
-
-/*
- * A table: cells are added row by row, widths are known when it is printed.  Errors are kept: table_print() returns the
- * first one (-ENOMEM).
- */
-struct table;
-
-struct table *table_new(const struct column *columns, size_t nr_columns);
-void table_free(struct table *table);
-/* Begin a row; cells follow from the left, those not given are empty. */
-void table_row(struct table *table, enum style style);
-/* Add a cell.  @text is copied and must be clean. */
-void table_cell(struct table *table, const char *text);
-/* Fit into @width columns (0: no limit) and write to @out, with headings unless all are empty. */
-int table_print(struct table *table, FILE *out, unsigned width, bool utf8, bool colour);
 
 #endif

@@ -12,6 +12,7 @@
 #include "report/arguments.h"
 #include "report/format.h"
 #include "report/json.h"
+#include "report/table.h"
 #include "store/store.h"
 
 #include <stdbool.h>

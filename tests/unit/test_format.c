@@ -1,5 +1,6 @@
 /* How numbers, names and tables look. */
 #include "report/format.h"
+#include "report/table.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
