@@ -11,14 +11,21 @@
 #include <string.h>
 
 static const struct argp_option options[] = {
-        {"format", 'f', "FORMAT", 0, "text (default), or json: one object a line, exact bytes", 0},
-        {"device", 'd', "DEVICE", 0, "Look at this device (cpu, cuda:0) instead of the run's main one", 0},
-        {"step", 's', "N", 0, "timeline: show this step only", 0},
-        {"limit", 'n', "N", 0, "At most N rows (timeline: steps), or all", 0},
-        {"units", 'u', "UNITS", 0, "MiB (default: KiB, MiB, GiB), MB (kB, MB, GB) or bytes", 0},
-        {"color", 'c', "WHEN", OPTION_ARG_OPTIONAL, "auto (default: on a terminal, unless NO_COLOR is set), always or never", 0},
-        {"colour", 0, 0, OPTION_ALIAS | OPTION_HIDDEN, 0, 0},
-        {"width", 'w', "COLUMNS", 0, "Width of a line; the terminal's by default", 0},
+        {0, 0, 0, 0, "Which allocations (a view refuses what it cannot honour):", 1},
+        {"phase", 'p', "PHASE,...", 0, "Born in these phases: static, forward, backward, optimizer, inference, other", 1},
+        {"layer", 'l', "LAYER", 0, "Of this layer (encoder.0), of it and all below it (encoder.*), or of none (-)", 1},
+        {"category", 'k', "KIND,...", 0, "Of these kinds: parameter, gradient, activation, ...", 1},
+        {"device", 'd', "DEVICE", 0, "On this device (cpu, cuda:0) instead of the run's main one", 1},
+        {"step", 's', "N", 0, "Born in this step; timeline: this step only", 1},
+        {"min-size", 'm', "SIZE", 0, "Of at least this size: 4096, 512KiB, 1.5MB", 1},
+        {0, 0, 0, 0, "How it is shown:", 2},
+        {"format", 'f', "FORMAT", 0, "text (default), markdown; for programs json (an object a line) or csv, with exact bytes",
+         2},
+        {"limit", 'n', "N", 0, "At most N rows (timeline: steps), or all", 2},
+        {"units", 'u', "UNITS", 0, "MiB (default: KiB, MiB, GiB), MB (kB, MB, GB) or bytes", 2},
+        {"color", 'c', "WHEN", OPTION_ARG_OPTIONAL, "auto (default: on a terminal, unless NO_COLOR is set), always or never", 2},
+        {"colour", 0, 0, OPTION_ALIAS | OPTION_HIDDEN, 0, 2},
+        {"width", 'w', "COLUMNS", 0, "Width of a line; the terminal's by default", 2},
         {0},
 };
 
@@ -78,6 +85,129 @@ static int choose(const char *text, const char *const *list)
 	return -1;
 }
 
+/* Words of a list that @name_of spells, as bits; false: one of them is none.  The list has commas between its words. */
+static bool parse_names(const char *text, const char *(*name_of)(unsigned), unsigned nr, uint32_t *ret)
+{
+	uint32_t bits = 0;
+
+	for (;;) {
+		size_t length = strcspn(text, ",");
+		unsigned code = 0;
+
+		while (code < nr && (strlen(name_of(code)) != length || strncmp(name_of(code), text, length) != 0))
+			code++;
+		if (code == nr)
+			return false;
+		bits |= UINT32_C(1) << code;
+		if (!text[length])
+			break;
+		text += length + 1;
+	}
+	*ret = bits;
+	return true;
+}
+
+/* "static, forward, ..." */
+static const char *list_names(const char *(*name_of)(unsigned), unsigned nr)
+{
+	static char list[256];
+	size_t used = 0;
+
+	for (unsigned i = 0; i < nr && used < sizeof(list); i++)
+		used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "", name_of(i));
+	return list;
+}
+
+/* "4096", "512KiB", "1.5 MB".  Fractions count to the third digit. */
+static bool parse_size(const char *text, uint64_t *ret)
+{
+	static const struct {
+		const char *name;
+		uint64_t bytes;
+	} units[] = {
+	        {"", 1},
+	        {"B", 1},
+	        {"bytes", 1},
+	        {"kB", UINT64_C(1000)},
+	        {"MB", UINT64_C(1000000)},
+	        {"GB", UINT64_C(1000000000)},
+	        {"TB", UINT64_C(1000000000000)},
+	        {"KiB", UINT64_C(1) << 10},
+	        {"MiB", UINT64_C(1) << 20},
+	        {"GiB", UINT64_C(1) << 30},
+	        {"TiB", UINT64_C(1) << 40},
+	};
+	size_t digits = strspn(text, "0123456789");
+	uint64_t whole = 0, thousandths = 0, scale = 1000;
+	char number[24];
+
+	if (digits == 0 || digits > 15)
+		return false;
+	snprintf(number, sizeof(number), "%.*s", (int)digits, text);
+	parse_number(number, 0, INT64_MAX, &whole);
+	text += digits;
+	if (*text == '.') {
+		for (text++; *text >= '0' && *text <= '9'; text++) {
+			scale /= 10;
+			thousandths += scale * (uint64_t)(*text - '0');
+		}
+		if (text[-1] == '.')
+			return false;
+	}
+	text += strspn(text, " ");
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		uint64_t bytes;
+
+		if (strcasecmp(text, units[i].name) != 0)
+			continue;
+		if (__builtin_mul_overflow(whole, units[i].bytes, &bytes) || bytes > INT64_MAX / 2)
+			return false;
+		*ret = bytes + units[i].bytes / 1000 * thousandths + units[i].bytes % 1000 * thousandths / 1000;
+		return true;
+	}
+	return false;
+}
+
+/* "encoder.0", "encoder.*", "-". */
+static bool parse_layer(struct arguments *arguments, const char *text)
+{
+	size_t length = strlen(text);
+	bool below = length > 2 && !strcmp(text + length - 2, ".*");
+
+	if (!strcmp(text, "-")) {
+		arguments->filter.layers = STORE_LAYERS_NONE;
+		return true;
+	}
+	length -= below ? 2 : 0;
+	if (length == 0 || length >= sizeof(arguments->layer) || memchr(text, '*', length))
+		return false;
+	memcpy(arguments->layer, text, length);
+	arguments->layer[length] = '\0';
+	arguments->filter.layer = arguments->layer;
+	arguments->filter.layers = below ? STORE_LAYERS_BELOW : STORE_LAYERS_ONE;
+	return true;
+}
+
+static const char *const filter_options[NR_FILTERS] = {"--phase", "--layer", "--category", "--device", "--step", "--min-size"};
+
+/* Refuse a filter that the view would have to ignore. */
+static error_t check_filters(struct arguments *arguments)
+{
+	unsigned refused = arguments->filters & ~arguments->view->filters;
+	char honoured[128] = "";
+
+	if (!refused)
+		return 0;
+	for (unsigned i = 0; i < NR_FILTERS; i++) {
+		size_t used = strlen(honoured);
+
+		if (arguments->view->filters >> i & 1)
+			snprintf(honoured + used, sizeof(honoured) - used, "%s%s", used ? ", " : "", filter_options[i]);
+	}
+	return wrong(arguments, "%s has no meaning for the view %s; it takes %s", filter_options[__builtin_ctz(refused)],
+	             arguments->view->name, *honoured ? honoured : "no filter");
+}
+
 struct parsing {
 	struct arguments *arguments;
 	const char *positional[2];
@@ -105,14 +235,57 @@ static error_t finish(struct parsing *parsing)
 			return wrong(arguments, "there is no view '%s'; views are %s", parsing->positional[0],
 			             report_view_names());
 	}
-	if (arguments->step != STEP_NONE && arguments->view != &timeline_view)
-		return wrong(arguments, "--step is for the view timeline, not for %s", arguments->view->name);
-	return 0;
+	return check_filters(arguments);
+}
+
+static error_t parse_filter(int key, char *value, struct arguments *arguments)
+{
+	struct store_filter *filter = &arguments->filter;
+
+	switch (key) {
+	case 'p':
+		arguments->filters |= FILTER_PHASE;
+		if (!parse_names(value, phase_name, NR_PHASES, &filter->phases))
+			return wrong(arguments, "--phase=%s: phases are %s", value, list_names(phase_name, NR_PHASES));
+		return 0;
+	case 'k':
+		arguments->filters |= FILTER_CATEGORY;
+		if (!parse_names(value, category_name, NR_CATEGORIES, &filter->categories))
+			return wrong(arguments, "--category=%s: categories are %s", value,
+			             list_names(category_name, NR_CATEGORIES));
+		return 0;
+	case 'l':
+		arguments->filters |= FILTER_LAYER;
+		if (!parse_layer(arguments, value))
+			return wrong(arguments,
+			             "--layer=%s: a layer is a path like encoder.0, encoder.* with all below it, or - for none",
+			             value);
+		return 0;
+	case 'd':
+		arguments->filters |= FILTER_DEVICE;
+		arguments->device = value;
+		return 0;
+	case 's':
+		arguments->filters |= FILTER_STEP;
+		if (!parse_number(value, 0, INT64_MAX, &filter->step))
+			return wrong(arguments, "--step=%s: a step is a whole number from 0", value);
+		return 0;
+	case 'm':
+		arguments->filters |= FILTER_MIN_SIZE;
+		if (!parse_size(value, &filter->min_size_bytes))
+			return wrong(arguments,
+			             "--min-size=%s: a size is a number of bytes, or of kB, MB, GB, TB (powers of 1000) or KiB, "
+			             "MiB, GiB, TiB (of 1024), like 1.5MiB",
+			             value);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
 }
 
 static error_t parse(int key, char *value, struct argp_state *state)
 {
-	static const char *const formats[] = {"text", "json", NULL};
+	static const char *const formats[] = {"text", "json", "csv", "markdown", NULL};
 	static const char *const whens[] = {"auto", "always", "never", NULL};
 	static const char *const systems[] = {"MiB", "MB", "bytes", NULL};
 	struct parsing *parsing = state->input;
@@ -124,15 +297,8 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case 'f':
 		choice = choose(value, formats);
 		if (choice < 0)
-			return wrong(arguments, "--format=%s: formats are text and json", value);
+			return wrong(arguments, "--format=%s: formats are text, json, csv and markdown", value);
 		arguments->format = (enum output_format)choice;
-		return 0;
-	case 'd':
-		arguments->device = value;
-		return 0;
-	case 's':
-		if (!parse_number(value, 0, INT64_MAX, &arguments->step))
-			return wrong(arguments, "--step=%s: a step is a whole number from 0", value);
 		return 0;
 	case 'n':
 		if (!strcmp(value, "all"))
@@ -165,7 +331,7 @@ static error_t parse(int key, char *value, struct argp_state *state)
 	case ARGP_KEY_SUCCESS:
 		return finish(parsing);
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return parse_filter(key, value, arguments);
 	}
 }
 
@@ -195,7 +361,7 @@ int arguments_parse(int argc, char **argv, unsigned flags, struct arguments *ret
 	error_t error;
 
 	snprintf(doc, sizeof(doc), "%s\v%s", help_begin, help_end);
-	*ret = (struct arguments){.limit = LIMIT_DEFAULT, .step = STEP_NONE};
+	*ret = (struct arguments){.limit = LIMIT_DEFAULT, .filter = STORE_FILTER_NONE};
 	argp_err_exit_status = 2;
 	error = argp_parse(&argp, argc, argv, flags, NULL, &parsing);
 	if (error && !*ret->message)

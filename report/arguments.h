@@ -5,6 +5,7 @@
 #define NNMEM_REPORT_ARGUMENTS_H
 
 #include "report/format.h"
+#include "store/store.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -12,21 +13,34 @@
 
 struct report_view;
 
-enum output_format { FORMAT_TEXT = 0, FORMAT_JSON };
+enum output_format { FORMAT_TEXT = 0, FORMAT_JSON, FORMAT_CSV, FORMAT_MARKDOWN };
 enum colour_when { COLOUR_AUTO = 0, COLOUR_ALWAYS, COLOUR_NEVER };
 
 #define LIMIT_DEFAULT UINT64_MAX /* the view's own */
 #define LIMIT_ALL     0u
-#define STEP_NONE     UINT64_MAX
+
+/* The common filters, as bits of report_view.filters: those that a view honours.  The others are refused. */
+enum filters {
+	FILTER_PHASE = 1,
+	FILTER_LAYER = 2,
+	FILTER_CATEGORY = 4,
+	FILTER_DEVICE = 8,
+	FILTER_STEP = 16,
+	FILTER_MIN_SIZE = 32,
+	FILTERS_ALL = 63,
+};
+#define NR_FILTERS 6
 
 struct arguments {
 	const struct report_view *view;
 	const char *path; /* of the run file; argv's */
 	enum output_format format;
-	const char *device; /* or NULL */
-	uint64_t limit;     /* rows; LIMIT_ALL, LIMIT_DEFAULT */
-	uint64_t step;      /* or STEP_NONE */
-	unsigned width;     /* columns; 0: the terminal's */
+	const char *device;         /* or NULL */
+	struct store_filter filter; /* what the others say; STORE_FILTER_NONE: nothing.  For the reader's queries */
+	char layer[512];            /* filter.layer's */
+	unsigned filters;           /* FILTER_*: those that were given */
+	uint64_t limit;             /* rows; LIMIT_ALL, LIMIT_DEFAULT */
+	unsigned width;             /* columns; 0: the terminal's */
 	enum colour_when colour;
 	enum unit_system units;
 	char message[512]; /* what is wrong, a sentence without the program's name */

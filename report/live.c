@@ -99,7 +99,7 @@ int live_read(struct report *report, uint16_t device, uint64_t seq, struct live 
 {
 	struct live live = {0};
 	struct reading reading = {.live = &live, .seq = seq};
-	int error = store_each_live(report->store, device, seq, each, &reading);
+	int error = store_each_live(report->store, device, seq, NULL, each, &reading);
 
 	if (error) {
 		live_release(&live);

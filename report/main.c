@@ -37,7 +37,7 @@ static void look_at_terminal(struct report *report)
 	const struct arguments *arguments = report->arguments;
 	const char *no_colour = getenv("NO_COLOR");
 	const char *term = getenv("TERM");
-	bool terminal = isatty(fileno(report->out));
+	bool terminal = isatty(fileno(report->final));
 	struct winsize size = {0};
 
 	report->utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
@@ -46,7 +46,7 @@ static void look_at_terminal(struct report *report)
 	                                                        !(no_colour && *no_colour) && !(term && !strcmp(term, "dumb")));
 	if (arguments->width)
 		report->width = report->table_width = arguments->width;
-	else if (terminal && !ioctl(fileno(report->out), TIOCGWINSZ, &size) && size.ws_col >= 40)
+	else if (terminal && !ioctl(fileno(report->final), TIOCGWINSZ, &size) && size.ws_col >= 40)
 		report->width = report->table_width = size.ws_col;
 	else
 		report->width = WIDTH_DEFAULT;
@@ -101,20 +101,27 @@ static int show(struct report *report)
 	char message[1024] = "";
 	int error = store_read_run(report->store, &report->run);
 
+	if (!error)
+		error = store_check_filter(report->store, &arguments->filter);
+
 	if (!error) {
 		if (choose_device(report, message, sizeof(message))) {
 			complain(message);
 			return EXIT_USAGE;
 		}
-		json_rows_begin(&report->rows, report->out);
-		error = arguments->format == FORMAT_JSON ? arguments->view->json(report) : arguments->view->text(report);
-		json_rows_end(&report->rows);
+		int ended;
+
+		error = report_begin(report);
+		if (!error)
+			error = arguments->view->show(report);
+		ended = report_end(report);
+		error = error ? error : ended;
 	}
-	if (!error && (fflush(report->out) || ferror(report->out)))
+	if (!error && (fflush(report->final) || ferror(report->final)))
 		error = errno ? -errno : -EIO;
-	if (error && ferror(report->out) && (error == -EPIPE || reader_is_gone(report->out)))
+	if (error && ferror(report->final) && (error == -EPIPE || reader_is_gone(report->final)))
 		return EXIT_SUCCESS;
-	if (error && ferror(report->out)) {
+	if (error && ferror(report->final)) {
 		snprintf(message, sizeof(message), "cannot write the report: %s", strerror(-error));
 		complain(message);
 		return EXIT_USAGE;
@@ -143,7 +150,7 @@ int main(int argc, char **argv)
 		complain(arguments.message);
 		return EXIT_USAGE;
 	}
-	report = (struct report){.arguments = &arguments, .out = stdout};
+	report = (struct report){.arguments = &arguments, .out = stdout, .final = stdout};
 	look_at_terminal(&report);
 	if (store_open(arguments.path, &report.store, &error)) {
 		complain(error.message);

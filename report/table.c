@@ -218,3 +218,41 @@ int table_print(struct table *table, FILE *out, unsigned width, bool utf8, bool 
 	free(headings);
 	return 0;
 }
+
+/* Every character that markdown or HTML could take for its own is escaped; leading blanks, which it drops, are kept. */
+static void print_markdown_cell(FILE *out, const char *text)
+{
+	for (; *text == ' '; text++)
+		fputs("&nbsp;", out);
+	for (; *text; text++) {
+		if (strchr("\\`*_{}[]<>#|~&!$", *text))
+			putc('\\', out);
+		putc(*text, out);
+	}
+}
+
+int table_print_markdown(struct table *table, FILE *out)
+{
+	if (!table || table->error)
+		return table ? table->error : -ENOMEM;
+	for (size_t j = 0; j < table->nr_columns; j++) {
+		fputs(j ? " | " : "| ", out);
+		print_markdown_cell(out, table->columns[j].heading ? table->columns[j].heading : "");
+	}
+	fputs(" |\n", out);
+	for (size_t j = 0; j < table->nr_columns; j++)
+		fputs(table->columns[j].right ? "|---:" : "|---", out);
+	fputs("|\n", out);
+	for (size_t i = 0; i < table->nr_rows; i++) {
+		for (size_t j = 0; j < table->nr_columns; j++) {
+			const char *text = table->rows[i].cells[j];
+			bool strong = table->rows[i].style == STYLE_STRONG && text && *text;
+
+			fprintf(out, "%s%s", j ? " | " : "| ", strong ? "**" : "");
+			print_markdown_cell(out, text ? text : "");
+			fputs(strong ? "**" : "", out);
+		}
+		fputs(" |\n", out);
+	}
+	return 0;
+}

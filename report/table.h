@@ -29,5 +29,7 @@ void table_row(struct table *table, enum style style);
 void table_cell(struct table *table, const char *text);
 /* Fit into @width columns (0: no limit) and write to @out, with headings unless all are empty. */
 int table_print(struct table *table, FILE *out, unsigned width, bool utf8, bool colour);
+/* The same in GitHub's markdown, whatever its width; an error of writing is ferror(@out)'s. */
+int table_print_markdown(struct table *table, FILE *out);
 
 #endif

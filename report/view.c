@@ -78,9 +78,86 @@ void report_warning(struct report *report, const char *format, ...)
 
 int report_check(struct report *report)
 {
-	if (!ferror(report->out))
+	if (!ferror(report->final))
 		return 0;
 	return errno ? -errno : -EIO;
+}
+
+/* ---- formats */
+
+bool report_is_for_people(const struct report *report)
+{
+	return report->arguments->format == FORMAT_TEXT || report->arguments->format == FORMAT_MARKDOWN;
+}
+
+static int open_prose(struct report *report)
+{
+	report->out = open_memstream(&report->prose, &report->prose_size);
+	if (report->out)
+		return 0;
+	report->out = report->final;
+	return -ENOMEM;
+}
+
+/*
+ * Markdown: what has been printed since the last table, as it is: in an indented block, which nothing in it can end (a
+ * fence could be ended by a name).
+ */
+static int flush_prose(struct report *report)
+{
+	bool complete = !fclose(report->out);
+	bool blank = true;
+
+	report->out = report->final;
+	for (char *line = complete ? strtok(report->prose, "\n") : NULL; line; line = strtok(NULL, "\n")) {
+		fprintf(report->final, "    %s\n", line);
+		blank = false;
+	}
+	if (!blank)
+		putc('\n', report->final);
+	free(report->prose);
+	report->prose = NULL;
+	return complete ? report_check(report) : -ENOMEM;
+}
+
+int report_begin(struct report *report)
+{
+	switch (report->arguments->format) {
+	case FORMAT_TEXT:
+		break;
+	case FORMAT_JSON:
+		json_rows_begin(&report->rows, report->out);
+		break;
+	case FORMAT_CSV:
+		return rows_print_csv_heading(report);
+	case FORMAT_MARKDOWN:
+		report->colour = false;
+		report->table_width = 0;
+		return open_prose(report);
+	}
+	return 0;
+}
+
+int report_end(struct report *report)
+{
+	if (report->arguments->format == FORMAT_JSON)
+		return json_rows_end(&report->rows);
+	return report->out == report->final ? 0 : flush_prose(report);
+}
+
+int report_print_table(struct report *report, struct table *table)
+{
+	int error;
+
+	if (report->arguments->format != FORMAT_MARKDOWN)
+		return table_print(table, report->out, report->table_width, report->utf8, report->colour);
+	error = flush_prose(report);
+	if (!error)
+		error = table_print_markdown(table, report->final);
+	putc('\n', report->final);
+	if (!error)
+		error = open_prose(report);
+	return error ? error : report_check(report);
 }
 
 char *report_bytes(const struct report *report, uint64_t bytes, char ret[FORMAT_MAX])
@@ -227,71 +304,113 @@ static const char *const recovery_names[] = {
         [STORE_RING_GONE] = "ring_gone", [STORE_ORPHANED] = "orphaned",
 };
 
-int report_json_run(struct report *report)
+static const struct row_column run_columns[] = {
+        {"run_id", NULL, COLUMN_TEXT, 0, 0},
+        {"schema_version", NULL, COLUMN_COUNT, 0, 0},
+        {"nnmem_version", NULL, COLUMN_TEXT, 0, 0},
+        {"torch_version", NULL, COLUMN_TEXT, 0, 0},
+        {"python_version", NULL, COLUMN_TEXT, 0, 0},
+        {"hostname", NULL, COLUMN_TEXT, 0, 0},
+        {"pid", NULL, COLUMN_DELTA, 0, 0},
+        {"rank", NULL, COLUMN_DELTA, 0, 0},
+        {"command", NULL, COLUMN_TEXT, 0, 0},
+        {"ended", NULL, COLUMN_TEXT, 0, 0},
+        {"start_realtime_ns", NULL, COLUMN_COUNT, 0, 0},
+        {"duration_ns", NULL, COLUMN_COUNT, 0, 0},
+        {"events", NULL, COLUMN_COUNT, 0, 0},
+        {"steps", NULL, COLUMN_COUNT, 0, 0},
+        {"lost", NULL, COLUMN_COUNT, 0, 0},
+        {"recovery", NULL, COLUMN_TEXT, 0, 0},
+        {"recovered_events", NULL, COLUMN_COUNT, 0, 0},
+        {"audit_checks", NULL, COLUMN_COUNT, 0, 0},
+        {"audit_failures", NULL, COLUMN_COUNT, 0, 0},
+        {"ooms", NULL, COLUMN_COUNT, 0, 0},
+        {"params_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"params_values", NULL, COLUMN_COUNT, 0, 0},
+        {"external_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_rss_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_device", NULL, COLUMN_TEXT, 0, 0},
+        {"peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_step", NULL, COLUMN_NUMBER, 0, 0},
+        {"peak_phase", NULL, COLUMN_TEXT, 0, 0},
+        {"peak_seq", NULL, COLUMN_NUMBER, 0, 0},
+};
+const struct row_kind run_kind = ROW_KIND("run", run_columns);
+
+int report_run_row(struct report *report)
 {
 	const struct store_run *run = &report->run;
-	struct json_rows *rows = &report->rows;
+	struct rows *rows = rows_new(report, &run_kind);
 
-	json_row_begin(rows, "run");
-	json_row_text(rows, "run_id", run->run_id);
-	json_row_count(rows, "schema_version", run->schema_version);
-	json_row_text(rows, "nnmem_version", run->nnmem_version);
-	json_row_text(rows, "torch_version", run->torch_version);
-	json_row_text(rows, "python_version", run->python_version);
-	json_row_text(rows, "hostname", run->hostname);
-	json_row_delta(rows, "pid", run->pid);
+	row_begin(rows);
+	row_text(rows, "run_id", run->run_id);
+	row_count(rows, "schema_version", run->schema_version);
+	row_text(rows, "nnmem_version", run->nnmem_version);
+	row_text(rows, "torch_version", run->torch_version);
+	row_text(rows, "python_version", run->python_version);
+	row_text(rows, "hostname", run->hostname);
+	row_delta(rows, "pid", run->pid);
 	if (run->rank >= 0)
-		json_row_delta(rows, "rank", run->rank);
-	else
-		json_row_null(rows, "rank");
-	json_row_text(rows, "command", run->command);
-	json_row_text(rows, "ended", run->ended);
-	json_row_count(rows, "start_realtime_ns", run->start_realtime_ns);
-	json_row_count(rows, "duration_ns", run->duration_ns);
-	json_row_count(rows, "events", run->events);
-	json_row_count(rows, "steps", run->steps);
-	json_row_count(rows, "lost", run->lost.total);
-	json_row_text(rows, "recovery", recovery_names[run->recovery]);
-	json_row_count(rows, "recovered_events", run->recovered_events);
-	json_row_count(rows, "audit_checks", run->audit_checks);
-	json_row_count(rows, "audit_failures", run->audit_failures);
-	json_row_count(rows, "ooms", run->ooms);
-	json_row_count(rows, "params_bytes", run->params_bytes);
+		row_delta(rows, "rank", run->rank);
+	row_text(rows, "command", run->command);
+	row_text(rows, "ended", run->ended);
+	row_count(rows, "start_realtime_ns", run->start_realtime_ns);
+	row_count(rows, "duration_ns", run->duration_ns);
+	row_count(rows, "events", run->events);
+	row_count(rows, "steps", run->steps);
+	row_count(rows, "lost", run->lost.total);
+	row_text(rows, "recovery", recovery_names[run->recovery]);
+	row_count(rows, "recovered_events", run->recovered_events);
+	row_count(rows, "audit_checks", run->audit_checks);
+	row_count(rows, "audit_failures", run->audit_failures);
+	row_count(rows, "ooms", run->ooms);
+	row_count(rows, "params_bytes", run->params_bytes);
 	if (run->params_values)
-		json_row_count(rows, "params_values", run->params_values);
-	else
-		json_row_null(rows, "params_values");
-	json_row_count(rows, "external_bytes", run->external_bytes);
+		row_count(rows, "params_values", run->params_values);
+	row_count(rows, "external_bytes", run->external_bytes);
 	if (run->peak_rss_bytes)
-		json_row_count(rows, "peak_rss_bytes", run->peak_rss_bytes);
-	else
-		json_row_null(rows, "peak_rss_bytes");
-	json_row_text(rows, "peak_device", run->peak_device);
-	json_row_count(rows, "peak_bytes", run->peak_bytes);
-	json_row_count(rows, "peak_step", run->peak_step);
-	json_row_text(rows, "peak_phase", phase_name(run->peak_phase));
-	json_row_count(rows, "peak_seq", run->peak_seq);
-	return json_row_end(rows);
+		row_count(rows, "peak_rss_bytes", run->peak_rss_bytes);
+	row_text(rows, "peak_device", run->peak_device);
+	row_count(rows, "peak_bytes", run->peak_bytes);
+	row_count(rows, "peak_step", run->peak_step);
+	row_text(rows, "peak_phase", phase_name(run->peak_phase));
+	row_count(rows, "peak_seq", run->peak_seq);
+	return rows_close(rows, row_end(rows));
 }
 
-static int json_device(const struct store_device *device, void *arg)
-{
-	struct json_rows *rows = arg;
+static const struct row_column device_columns[] = {
+        {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_step", NULL, COLUMN_NUMBER, 0, 0},
+        {"peak_phase", NULL, COLUMN_TEXT, 0, 0},
+        {"peak_seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"allocs", NULL, COLUMN_COUNT, 0, 0},
+        {"frees", NULL, COLUMN_COUNT, 0, 0},
+        {"live_at_end_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"reserved_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+};
+const struct row_kind device_kind = ROW_KIND("device", device_columns);
 
-	json_row_begin(rows, "device");
-	json_row_text(rows, "device", device->name);
-	json_row_count(rows, "peak_bytes", device->peak_bytes);
-	json_row_count(rows, "peak_step", device->peak_step);
-	json_row_text(rows, "peak_phase", phase_name(device->peak_phase));
-	json_row_count(rows, "peak_seq", device->peak_seq);
-	json_row_count(rows, "allocs", device->allocs);
-	json_row_count(rows, "frees", device->frees);
-	json_row_count(rows, "live_at_end_bytes", device->live_at_end_bytes);
-	json_row_count(rows, "reserved_peak_bytes", device->reserved_peak_bytes);
-	return json_row_end(rows);
+static int device_row(const struct store_device *device, void *arg)
+{
+	struct rows *rows = arg;
+
+	row_begin(rows);
+	row_text(rows, "device", device->name);
+	row_count(rows, "peak_bytes", device->peak_bytes);
+	row_count(rows, "peak_step", device->peak_step);
+	row_text(rows, "peak_phase", phase_name(device->peak_phase));
+	row_count(rows, "peak_seq", device->peak_seq);
+	row_count(rows, "allocs", device->allocs);
+	row_count(rows, "frees", device->frees);
+	row_count(rows, "live_at_end_bytes", device->live_at_end_bytes);
+	row_count(rows, "reserved_peak_bytes", device->reserved_peak_bytes);
+	return row_end(rows);
 }
 
-int report_json_devices(struct report *report)
+int report_device_rows(struct report *report)
 {
-	return store_each_device(report->store, json_device, &report->rows);
+	struct rows *rows = rows_new(report, &device_kind);
+
+	return rows_close(rows, store_each_device(report->store, device_row, rows));
 }

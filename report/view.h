@@ -1,8 +1,10 @@
 /*
- * A view: one question that a person asks of a run, answered as text for people and as rows for programs.
+ * A view: one question that a person asks of a run, answered for people (text, markdown) and for programs (JSON, CSV).
  *
- * main.c opens the file, reads the run's facts and calls one function of one view.  Views read through store/store.h only;
- * they print to report->out, through the helpers below wherever a string came from the file.
+ * main.c opens the file, reads the run's facts, checks the filters and calls show() of one view.  Views read through
+ * store/store.h only.  A view gives its rows through report/rows.h, which knows the formats, and hands the common filters
+ * (&report->arguments->filter, report->device) to the reader's queries; what else it says, it prints to report->out, for
+ * people only and through the helpers below wherever a string came from the file.
  * Errors: a negative errno; -EPIPE when the reader of our output has gone (main.c then ends quietly), otherwise the
  * sentence is store_message()'s.
  */
@@ -12,6 +14,7 @@
 #include "report/arguments.h"
 #include "report/format.h"
 #include "report/json.h"
+#include "report/rows.h"
 #include "report/table.h"
 #include "store/store.h"
 
@@ -32,7 +35,10 @@ struct report {
 	bool device_is_main;  /* spans and the run's peak speak of it */
 	bool several_roots;   /* a layer's name alone does not tell whose it is; set by views that know */
 
-	FILE *out;
+	FILE *out;   /* where views print to; in markdown what was printed between two tables becomes an indented block */
+	FILE *final; /* standard output */
+	char *prose; /* markdown: what was printed to @out */
+	size_t prose_size;
 	unsigned width;       /* of a line; never 0 */
 	unsigned table_width; /* tables are cut to; 0: not, since nobody looks at a terminal */
 	bool utf8, colour;
@@ -44,10 +50,19 @@ struct report {
 
 struct report_view {
 	const char *name;
-	const char *help; /* one line, for --help */
-	int (*text)(struct report *report);
-	int (*json)(struct report *report);
+	const char *help;                    /* one line, for --help */
+	unsigned filters;                    /* FILTER_*: those that it honours */
+	const struct row_kind *const *kinds; /* that it gives to programs, in the order of CSV's columns; a NULL at the end */
+	int (*show)(struct report *report);
 };
+
+/* Whether sentences and tables are wanted, not exact rows. */
+bool report_is_for_people(const struct report *report);
+/* Before and after show(): what a format needs around the rows.  Errors: -ENOMEM, or what writing said. */
+int report_begin(struct report *report);
+int report_end(struct report *report);
+/* Print a table as the format wants it.  @table stays the caller's. */
+int report_print_table(struct report *report, struct table *table);
 
 extern const struct report_view summary_view, timeline_view, peak_view, layers_view, info_view;
 
@@ -74,9 +89,10 @@ int report_losses(struct report *report);
 /* One sentence on how complete the file is, or NULL for a complete one. */
 const char *report_recovery(const struct store_run *run);
 
-/* Rows that several views begin with: the run's facts; each device. */
-int report_json_run(struct report *report);
-int report_json_devices(struct report *report);
+/* Rows for programs that several views begin with: the run's facts; each device. */
+extern const struct row_kind run_kind, device_kind;
+int report_run_row(struct report *report);
+int report_device_rows(struct report *report);
 
 /* Room for a number or size: char buffers of the formatting functions, one a line. */
 typedef char format_buffer[FORMAT_MAX];

@@ -133,7 +133,7 @@ static int print_devices(struct report *report)
 
 	if (!error) {
 		report_heading(report, "\nDevices");
-		error = table_print(section.table, report->out, report->table_width, report->utf8, report->colour);
+		error = report_print_table(report, section.table);
 	}
 	table_free(section.table);
 	return error;
@@ -187,7 +187,7 @@ static int each_sibling(const char *path, void *arg)
 	return report_check(section->report);
 }
 
-static int text(struct report *report)
+static int show_text(struct report *report)
 {
 	struct section facts = {.report = report, .heading = "What the program said"};
 	struct section threads = {.report = report, .heading = "Threads"};
@@ -214,97 +214,164 @@ static int text(struct report *report)
 
 /* ---- rows */
 
-static int json_fact(const char *key, const char *value, void *arg)
+static const struct row_column lost_columns[] = {
+        {"cause", NULL, COLUMN_TEXT, 0, 0},
+        {"count", NULL, COLUMN_COUNT, 0, 0},
+};
+static const struct row_kind lost_kind = ROW_KIND("lost", lost_columns);
+static const struct row_column fact_columns[] = {
+        {"key", NULL, COLUMN_TEXT, 0, 0},
+        {"value", NULL, COLUMN_TEXT, 0, 0},
+};
+static const struct row_kind fact_kind = ROW_KIND("fact", fact_columns);
+static const struct row_column thread_columns[] = {
+        {"thread", NULL, COLUMN_NUMBER, 0, 0}, {"os_id", NULL, COLUMN_NUMBER, 0, 0},  {"name", NULL, COLUMN_TEXT, 0, 0},
+        {"python", NULL, COLUMN_BOOL, 0, 0},   {"autograd", NULL, COLUMN_BOOL, 0, 0},
+};
+static const struct row_kind thread_kind = ROW_KIND("thread", thread_columns);
+static const struct row_column oom_columns[] = {
+        {"seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"ns", NULL, COLUMN_DURATION, 0, 0},
+        {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"thread", NULL, COLUMN_NUMBER, 0, 0},
+        {"step", NULL, COLUMN_NUMBER, 0, 0},
+        {"phase", NULL, COLUMN_TEXT, 0, 0},
+        {"root", NULL, COLUMN_TEXT, 0, 0},
+        {"layer", NULL, COLUMN_TEXT, 0, 0},
+        {"size_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"allocated_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"reserved_bytes", NULL, COLUMN_BYTES, 0, 0},
+};
+static const struct row_kind oom_kind = ROW_KIND("oom", oom_columns);
+static const struct row_column note_columns[] = {
+        {"seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"severity", NULL, COLUMN_TEXT, 0, 0},
+        {"what", NULL, COLUMN_TEXT, 0, 0},
+};
+static const struct row_kind note_kind = ROW_KIND("note", note_columns);
+static const struct row_column sibling_columns[] = {
+        {"path", NULL, COLUMN_TEXT, 0, 0},
+};
+static const struct row_kind sibling_kind = ROW_KIND("sibling", sibling_columns);
+static const struct row_kind *const kinds[] = {&run_kind, &lost_kind, &device_kind,  &fact_kind, &thread_kind,
+                                               &oom_kind, &note_kind, &sibling_kind, NULL};
+
+static int lost_rows(struct report *report)
 {
-	struct report *report = arg;
-
-	json_row_begin(&report->rows, "fact");
-	json_row_text(&report->rows, "key", key);
-	json_row_text(&report->rows, "value", value);
-	return json_row_end(&report->rows);
-}
-
-static int json_thread(const struct store_thread *thread, void *arg)
-{
-	struct report *report = arg;
-
-	json_row_begin(&report->rows, "thread");
-	json_row_count(&report->rows, "thread", thread->id);
-	json_row_count(&report->rows, "os_id", thread->os_id);
-	json_row_text(&report->rows, "name", thread->name);
-	json_row_bool(&report->rows, "python", thread->python);
-	json_row_bool(&report->rows, "autograd", thread->autograd);
-	return json_row_end(&report->rows);
-}
-
-static int json_oom(const struct store_oom *oom, void *arg)
-{
-	struct report *report = arg;
-	char device[DEVICE_NAME_MAX];
-
-	json_row_begin(&report->rows, "oom");
-	json_row_count(&report->rows, "seq", oom->seq);
-	json_row_count(&report->rows, "ns", oom->ns);
-	json_row_text(&report->rows, "device", device_name(oom->device, device));
-	json_row_count(&report->rows, "thread", oom->thread);
-	json_row_count(&report->rows, "step", oom->step);
-	json_row_text(&report->rows, "phase", phase_name(oom->phase));
-	json_row_text(&report->rows, "root", oom->root);
-	json_row_text(&report->rows, "layer", oom->layer);
-	json_row_count(&report->rows, "size_bytes", oom->size_bytes);
-	json_row_count(&report->rows, "allocated_bytes", oom->allocated_bytes);
-	json_row_count(&report->rows, "reserved_bytes", oom->reserved_bytes);
-	return json_row_end(&report->rows);
-}
-
-static int json_note(const struct store_note *note, void *arg)
-{
-	struct report *report = arg;
-
-	json_row_begin(&report->rows, "note");
-	json_row_count(&report->rows, "seq", note->seq);
-	json_row_text(&report->rows, "severity", severity_name(note->severity));
-	json_row_text(&report->rows, "what", note->text);
-	return json_row_end(&report->rows);
-}
-
-static int json_sibling(const char *path, void *arg)
-{
-	struct report *report = arg;
-
-	json_row_begin(&report->rows, "sibling");
-	json_row_text(&report->rows, "path", path);
-	return json_row_end(&report->rows);
-}
-
-static int json(struct report *report)
-{
-	int error = report_json_run(report);
+	struct rows *rows = rows_new(report, &lost_kind);
+	int error = 0;
 
 	for (unsigned i = 0; i < NR_LOST && !error; i++) {
-		json_row_begin(&report->rows, "lost");
-		json_row_text(&report->rows, "cause", lost_name(i));
-		json_row_count(&report->rows, "count", report->run.lost.count[i]);
-		error = json_row_end(&report->rows);
+		row_begin(rows);
+		row_text(rows, "cause", lost_name(i));
+		row_count(rows, "count", report->run.lost.count[i]);
+		error = row_end(rows);
 	}
+	return rows_close(rows, error);
+}
+
+static int fact_row(const char *key, const char *value, void *arg)
+{
+	struct rows *rows = arg;
+
+	row_begin(rows);
+	row_text(rows, "key", key);
+	row_text(rows, "value", value);
+	return row_end(rows);
+}
+
+static int thread_row(const struct store_thread *thread, void *arg)
+{
+	struct rows *rows = arg;
+
+	row_begin(rows);
+	row_count(rows, "thread", thread->id);
+	row_count(rows, "os_id", thread->os_id);
+	row_text(rows, "name", thread->name);
+	row_bool(rows, "python", thread->python);
+	row_bool(rows, "autograd", thread->autograd);
+	return row_end(rows);
+}
+
+static int oom_row(const struct store_oom *oom, void *arg)
+{
+	struct rows *rows = arg;
+	char device[DEVICE_NAME_MAX];
+
+	row_begin(rows);
+	row_count(rows, "seq", oom->seq);
+	row_count(rows, "ns", oom->ns);
+	row_text(rows, "device", device_name(oom->device, device));
+	row_count(rows, "thread", oom->thread);
+	row_count(rows, "step", oom->step);
+	row_text(rows, "phase", phase_name(oom->phase));
+	row_text(rows, "root", oom->root);
+	row_text(rows, "layer", oom->layer);
+	row_count(rows, "size_bytes", oom->size_bytes);
+	row_count(rows, "allocated_bytes", oom->allocated_bytes);
+	row_count(rows, "reserved_bytes", oom->reserved_bytes);
+	return row_end(rows);
+}
+
+static int note_row(const struct store_note *note, void *arg)
+{
+	struct rows *rows = arg;
+
+	row_begin(rows);
+	row_count(rows, "seq", note->seq);
+	row_text(rows, "severity", severity_name(note->severity));
+	row_text(rows, "what", note->text);
+	return row_end(rows);
+}
+
+static int sibling_row(const char *path, void *arg)
+{
+	struct rows *rows = arg;
+
+	row_begin(rows);
+	row_text(rows, "path", path);
+	return row_end(rows);
+}
+
+static int show_rows(struct report *report)
+{
+	int error = report_run_row(report);
+	struct rows *rows;
+
 	if (!error)
-		error = report_json_devices(report);
+		error = lost_rows(report);
 	if (!error)
-		error = store_each_fact(report->store, json_fact, report);
-	if (!error)
-		error = store_each_thread(report->store, json_thread, report);
-	if (!error)
-		error = store_each_oom(report->store, json_oom, report);
-	if (!error)
-		error = store_each_note(report->store, json_note, report);
-	if (!error)
-		error = store_each_sibling(report->store, json_sibling, report);
-	return error;
+		error = report_device_rows(report);
+	if (error)
+		return error;
+	rows = rows_new(report, &fact_kind);
+	error = rows_close(rows, store_each_fact(report->store, fact_row, rows));
+	if (error)
+		return error;
+	rows = rows_new(report, &thread_kind);
+	error = rows_close(rows, store_each_thread(report->store, thread_row, rows));
+	if (error)
+		return error;
+	rows = rows_new(report, &oom_kind);
+	error = rows_close(rows, store_each_oom(report->store, oom_row, rows));
+	if (error)
+		return error;
+	rows = rows_new(report, &note_kind);
+	error = rows_close(rows, store_each_note(report->store, note_row, rows));
+	if (error)
+		return error;
+	rows = rows_new(report, &sibling_kind);
+	return rows_close(rows, store_each_sibling(report->store, sibling_row, rows));
+}
+
+static int show(struct report *report)
+{
+	return report_is_for_people(report) ? show_text(report) : show_rows(report);
 }
 
 const struct report_view info_view = {
         .name = "info",
         .help = "everything known about the run and its recording",
-        .text = text,
-        .json = json,
+        .kinds = kinds,
+        .show = show,
 };

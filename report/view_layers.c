@@ -337,7 +337,7 @@ static int print_tree(struct report *report, const struct tree *tree, size_t *or
 	add_numbers(&printing, printing.totals, false, 0, 0);
 	fprintf(report->out, "%s, each layer without those below it; fwd and bwd peak: all that was alive while it ran\n",
 	        printing.unit.bytes > 1 ? printing.unit.name : "Bytes");
-	error = table_print(printing.table, report->out, report->table_width, report->utf8, report->colour);
+	error = report_print_table(report, printing.table);
 	table_free(printing.table);
 	if (empty)
 		fprintf(report->out, "%s(%s layer%s without memory of %s own not shown)%s\n",
@@ -360,7 +360,7 @@ static bool has_several_roots(const struct tree *tree)
 	return false;
 }
 
-static int text(struct report *report)
+static int show_text(struct report *report)
 {
 	struct store_device device = {0};
 	struct tree tree = {0};
@@ -394,53 +394,76 @@ static int text(struct report *report)
 
 /* ---- rows */
 
-struct json_listing {
+static const struct row_column layer_columns[] = {
+        {"root", NULL, COLUMN_TEXT, 0, 0},
+        {"layer", NULL, COLUMN_TEXT, 0, 0},
+        {"class", NULL, COLUMN_TEXT, 0, 0},
+        {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"params_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"gradient_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"optimizer_state_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"saved_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"temporary_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"forward_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"backward_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"live_at_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+};
+static const struct row_kind layer_kind = ROW_KIND("layer", layer_columns);
+static const struct row_kind *const kinds[] = {&layer_kind, NULL};
+
+struct listing {
 	struct report *report;
+	struct rows *rows;
 	uint64_t limit, listed;
 };
 
-static int json_layer(const struct store_layer *layer, void *arg)
+static int layer_row(const struct store_layer *layer, void *arg)
 {
-	struct json_listing *listing = arg;
-	struct report *report = listing->report;
-	struct json_rows *rows = &report->rows;
+	struct listing *listing = arg;
+	struct rows *rows = listing->rows;
 
 	if (listing->limit != LIMIT_ALL && listing->listed == listing->limit)
 		return 1;
 	listing->listed++;
-	json_row_begin(rows, "layer");
-	json_row_text(rows, "root", layer->module ? layer->root : NULL);
-	json_row_text(rows, "layer", layer->module ? layer->layer : NULL);
-	json_row_text(rows, "class", layer->module ? layer->class_name : NULL);
-	json_row_text(rows, "device", report->device_name);
-	json_row_count(rows, "params_bytes", layer->params_bytes);
-	json_row_count(rows, "gradient_bytes", layer->gradient_bytes);
-	json_row_count(rows, "optimizer_state_bytes", layer->optimizer_state_bytes);
-	json_row_count(rows, "saved_bytes", layer->saved_bytes);
-	json_row_count(rows, "temporary_bytes", layer->temporary_bytes);
-	json_row_count(rows, "forward_peak_bytes", layer->forward_peak_bytes);
-	json_row_count(rows, "backward_peak_bytes", layer->backward_peak_bytes);
-	json_row_count(rows, "live_at_peak_bytes", layer->live_at_peak_bytes);
-	return json_row_end(rows);
+	row_begin(rows);
+	row_text(rows, "root", layer->module ? layer->root : NULL);
+	row_text(rows, "layer", layer->module ? layer->layer : NULL);
+	row_text(rows, "class", layer->module ? layer->class_name : NULL);
+	row_text(rows, "device", listing->report->device_name);
+	row_count(rows, "params_bytes", layer->params_bytes);
+	row_count(rows, "gradient_bytes", layer->gradient_bytes);
+	row_count(rows, "optimizer_state_bytes", layer->optimizer_state_bytes);
+	row_count(rows, "saved_bytes", layer->saved_bytes);
+	row_count(rows, "temporary_bytes", layer->temporary_bytes);
+	row_count(rows, "forward_peak_bytes", layer->forward_peak_bytes);
+	row_count(rows, "backward_peak_bytes", layer->backward_peak_bytes);
+	row_count(rows, "live_at_peak_bytes", layer->live_at_peak_bytes);
+	return row_end(rows);
 }
 
-static int json(struct report *report)
+static int show_rows(struct report *report)
 {
-	struct json_listing listing = {
+	struct listing listing = {
 	        .report = report,
+	        .rows = rows_new(report, &layer_kind),
 	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit,
 	};
-	int error;
+	int error = 0;
 
-	if (!report->has_device)
-		return 0;
-	error = store_each_layer(report->store, report->device, json_layer, &listing);
-	return error == 1 ? 0 : error;
+	if (report->has_device)
+		error = store_each_layer(report->store, report->device, layer_row, &listing);
+	return rows_close(listing.rows, error == 1 ? 0 : error);
+}
+
+static int show(struct report *report)
+{
+	return report_is_for_people(report) ? show_text(report) : show_rows(report);
 }
 
 const struct report_view layers_view = {
         .name = "layers",
         .help = "what each layer owns in the step with the peak",
-        .text = text,
-        .json = json,
+        .filters = FILTER_DEVICE,
+        .kinds = kinds,
+        .show = show,
 };

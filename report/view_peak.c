@@ -64,7 +64,7 @@ static int print_categories(struct report *report, const struct live *live)
 		table_cell(table, format_share(live->category_bytes[biggest], live->bytes, number));
 		table_cell(table, format_count(live->category_blocks[biggest], number));
 	}
-	error = table_print(table, report->out, report->table_width, report->utf8, report->colour);
+	error = report_print_table(report, table);
 	table_free(table);
 	putc('\n', report->out);
 	return error;
@@ -204,7 +204,8 @@ static int print_blocks(struct report *report, const struct store_device *device
 	/* One more row is not worth a line that says "1 smaller block". */
 	if (listing.limit != LIMIT_ALL && listing.limit + 1 == live->nr_blocks)
 		listing.limit++;
-	error = store_each_live(report->store, report->device, device->peak_seq, each_block, &listing);
+	error = store_each_live(report->store, report->device, device->peak_seq, &report->arguments->filter, each_block,
+	                        &listing);
 	if (error == 1)
 		error = 0;
 	if (!error && listing.listed < live->nr_blocks) {
@@ -218,7 +219,7 @@ static int print_blocks(struct report *report, const struct store_device *device
 		table_cell(listing.table, words);
 	}
 	if (!error)
-		error = table_print(listing.table, report->out, report->table_width, report->utf8, report->colour);
+		error = report_print_table(report, listing.table);
 	table_free(listing.table);
 	if (!error && rest)
 		fprintf(report->out, "%s(--limit all lists them)%s\n", style_begin(STYLE_FAINT, report->colour),
@@ -226,7 +227,7 @@ static int print_blocks(struct report *report, const struct store_device *device
 	return error;
 }
 
-static int text(struct report *report)
+static int show_text(struct report *report)
 {
 	struct store_device device = {0};
 	struct live live = {0};
@@ -259,60 +260,77 @@ static int text(struct report *report)
 
 /* ---- rows */
 
-struct json_listing {
-	struct report *report;
+static const struct row_column peak_columns[] = {
+        {"device", NULL, COLUMN_TEXT, 0, 0},  {"peak_bytes", NULL, COLUMN_BYTES, 0, 0}, {"live_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"blocks", NULL, COLUMN_COUNT, 0, 0}, {"step", NULL, COLUMN_NUMBER, 0, 0},      {"phase", NULL, COLUMN_TEXT, 0, 0},
+        {"seq", NULL, COLUMN_NUMBER, 0, 0},   {"ns", NULL, COLUMN_DURATION, 0, 0},
+};
+static const struct row_kind peak_kind = ROW_KIND("peak", peak_columns);
+static const struct row_column block_columns[] = {
+        {"id", NULL, COLUMN_NUMBER, 0, 0},          {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"size_bytes", NULL, COLUMN_BYTES, 0, 0},   {"category", NULL, COLUMN_TEXT, 0, 0},
+        {"category_rule", NULL, COLUMN_TEXT, 0, 0}, {"provisional", NULL, COLUMN_BOOL, 0, 0},
+        {"root", NULL, COLUMN_TEXT, 0, 0},          {"layer", NULL, COLUMN_TEXT, 0, 0},
+        {"parameter", NULL, COLUMN_TEXT, 0, 0},     {"state_key", NULL, COLUMN_TEXT, 0, 0},
+        {"shape", NULL, COLUMN_TEXT, 0, 0},         {"dtype", NULL, COLUMN_TEXT, 0, 0},
+        {"line", NULL, COLUMN_TEXT, 0, 0},          {"step", NULL, COLUMN_NUMBER, 0, 0},
+        {"phase", NULL, COLUMN_TEXT, 0, 0},         {"recompute", NULL, COLUMN_BOOL, 0, 0},
+        {"thread", NULL, COLUMN_NUMBER, 0, 0},      {"alloc_seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"alloc_ns", NULL, COLUMN_DURATION, 0, 0},  {"free_seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"free_ns", NULL, COLUMN_DURATION, 0, 0},   {"free_phase", NULL, COLUMN_TEXT, 0, 0},
+};
+static const struct row_kind block_kind = ROW_KIND("block", block_columns);
+static const struct row_kind *const kinds[] = {&peak_kind, &block_kind, NULL};
+
+struct row_listing {
+	struct rows *rows;
 	uint64_t limit, listed;
 };
 
-static int json_block(const struct store_allocation *allocation, void *arg)
+static int block_row(const struct store_allocation *allocation, void *arg)
 {
-	struct json_listing *listing = arg;
-	struct json_rows *rows = &listing->report->rows;
+	struct row_listing *listing = arg;
+	struct rows *rows = listing->rows;
 	char device[DEVICE_NAME_MAX];
 
 	if (listing->limit != LIMIT_ALL && listing->listed == listing->limit)
 		return 1;
 	listing->listed++;
-	json_row_begin(rows, "block");
-	json_row_count(rows, "id", allocation->id);
-	json_row_text(rows, "device", device_name(allocation->device, device));
-	json_row_count(rows, "size_bytes", allocation->size_bytes);
-	json_row_text(rows, "category", category_name(allocation->category));
-	json_row_text(rows, "category_rule", category_rule_name(allocation->rule));
-	json_row_bool(rows, "provisional", allocation->provisional);
-	json_row_text(rows, "root", allocation->root);
-	json_row_text(rows, "layer", allocation->layer);
-	json_row_text(rows, "parameter", allocation->parameter);
-	json_row_text(rows, "state_key", allocation->state_key);
-	json_row_text(rows, "shape", allocation->shape);
-	json_row_text(rows, "dtype", allocation->dtype);
-	json_row_text(rows, "line", allocation->line);
-	json_row_count(rows, "step", allocation->step);
-	json_row_text(rows, "phase", phase_name(allocation->phase));
-	json_row_bool(rows, "recompute", allocation->recompute);
-	json_row_count(rows, "thread", allocation->thread);
-	json_row_count(rows, "alloc_seq", allocation->alloc_seq);
-	json_row_count(rows, "alloc_ns", allocation->alloc_ns);
+	row_begin(rows);
+	row_count(rows, "id", allocation->id);
+	row_text(rows, "device", device_name(allocation->device, device));
+	row_count(rows, "size_bytes", allocation->size_bytes);
+	row_text(rows, "category", category_name(allocation->category));
+	row_text(rows, "category_rule", category_rule_name(allocation->rule));
+	row_bool(rows, "provisional", allocation->provisional);
+	row_text(rows, "root", allocation->root);
+	row_text(rows, "layer", allocation->layer);
+	row_text(rows, "parameter", allocation->parameter);
+	row_text(rows, "state_key", allocation->state_key);
+	row_text(rows, "shape", allocation->shape);
+	row_text(rows, "dtype", allocation->dtype);
+	row_text(rows, "line", allocation->line);
+	row_count(rows, "step", allocation->step);
+	row_text(rows, "phase", phase_name(allocation->phase));
+	row_bool(rows, "recompute", allocation->recompute);
+	row_count(rows, "thread", allocation->thread);
+	row_count(rows, "alloc_seq", allocation->alloc_seq);
+	row_count(rows, "alloc_ns", allocation->alloc_ns);
 	if (allocation->free_seq) {
-		json_row_count(rows, "free_seq", allocation->free_seq);
-		json_row_count(rows, "free_ns", allocation->free_ns);
-		json_row_text(rows, "free_phase", phase_name(allocation->free_phase));
-	} else {
-		json_row_null(rows, "free_seq");
-		json_row_null(rows, "free_ns");
-		json_row_null(rows, "free_phase");
+		row_count(rows, "free_seq", allocation->free_seq);
+		row_count(rows, "free_ns", allocation->free_ns);
+		row_text(rows, "free_phase", phase_name(allocation->free_phase));
 	}
-	return json_row_end(rows);
+	return row_end(rows);
 }
 
-static int json(struct report *report)
+static int show_rows(struct report *report)
 {
-	struct json_listing listing = {
-	        .report = report,
+	struct row_listing listing = {
 	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit,
 	};
-	struct json_rows *rows = &report->rows;
 	struct store_device device;
+	struct rows *rows;
 	struct live live;
 	int error;
 
@@ -323,28 +341,35 @@ static int json(struct report *report)
 		error = live_read(report, report->device, device.peak_seq, &live);
 	if (error)
 		return error;
-	json_row_begin(rows, "peak");
-	json_row_text(rows, "device", report->device_name);
-	json_row_count(rows, "peak_bytes", device.peak_bytes);
-	json_row_count(rows, "live_bytes", live.bytes);
-	json_row_count(rows, "blocks", live.nr_blocks);
-	json_row_count(rows, "step", device.peak_step);
-	json_row_text(rows, "phase", phase_name(device.peak_phase));
-	json_row_count(rows, "seq", device.peak_seq);
+	rows = rows_new(report, &peak_kind);
+	row_begin(rows);
+	row_text(rows, "device", report->device_name);
+	row_count(rows, "peak_bytes", device.peak_bytes);
+	row_count(rows, "live_bytes", live.bytes);
+	row_count(rows, "blocks", live.nr_blocks);
+	row_count(rows, "step", device.peak_step);
+	row_text(rows, "phase", phase_name(device.peak_phase));
+	row_count(rows, "seq", device.peak_seq);
 	if (live.has_last)
-		json_row_count(rows, "ns", live.last_ns);
-	else
-		json_row_null(rows, "ns");
+		row_count(rows, "ns", live.last_ns);
 	live_release(&live);
-	error = json_row_end(rows);
-	if (!error)
-		error = store_each_live(report->store, report->device, device.peak_seq, json_block, &listing);
-	return error == 1 ? 0 : error;
+	error = rows_close(rows, row_end(rows));
+	if (error)
+		return error;
+	listing.rows = rows_new(report, &block_kind);
+	error = store_each_live(report->store, report->device, device.peak_seq, &report->arguments->filter, block_row, &listing);
+	return rows_close(listing.rows, error == 1 ? 0 : error);
+}
+
+static int show(struct report *report)
+{
+	return report_is_for_people(report) ? show_text(report) : show_rows(report);
 }
 
 const struct report_view peak_view = {
         .name = "peak",
         .help = "what was alive when there was most, biggest first",
-        .text = text,
-        .json = json,
+        .filters = FILTERS_ALL,
+        .kinds = kinds,
+        .show = show,
 };

@@ -156,7 +156,7 @@ static int print_table(struct report *report, const struct compositions *both)
 	if (inference->present)
 		fprintf(report->out, "; inference: step %" PRIu64, inference->step);
 	fprintf(report->out, "\n");
-	error = table_print(table, report->out, report->table_width, report->utf8, report->colour);
+	error = report_print_table(report, table);
 	table_free(table);
 	putc('\n', report->out);
 	return error;
@@ -261,7 +261,7 @@ static int print_process(struct report *report)
 	return error ? error : store_each_sibling(report->store, print_sibling, &siblings);
 }
 
-static int text(struct report *report)
+static int show_text(struct report *report)
 {
 	struct compositions both = {0};
 	struct store_device device = {0};
@@ -288,62 +288,87 @@ static int text(struct report *report)
 
 /* ---- rows */
 
-static int json_category(struct report *report, const char *window, const struct store_composition *composition,
-                         unsigned category)
-{
-	json_row_begin(&report->rows, "category");
-	json_row_text(&report->rows, "device", report->device_name);
-	json_row_text(&report->rows, "window", window);
-	json_row_count(&report->rows, "step", composition->step);
-	json_row_text(&report->rows, "category", category_name(category));
-	json_row_count(&report->rows, "max_bytes", composition->max_bytes[category]);
-	json_row_count(&report->rows, "at_peak_bytes", composition->at_peak_bytes[category]);
-	return json_row_end(&report->rows);
-}
+static const struct row_column category_columns[] = {
+        {"device", NULL, COLUMN_TEXT, 0, 0},     {"window", NULL, COLUMN_TEXT, 0, 0},
+        {"step", NULL, COLUMN_NUMBER, 0, 0},     {"category", NULL, COLUMN_TEXT, 0, 0},
+        {"max_bytes", NULL, COLUMN_BYTES, 0, 0}, {"at_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+};
+static const struct row_kind category_kind = ROW_KIND("category", category_columns);
+static const struct row_column window_columns[] = {
+        {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"window", NULL, COLUMN_TEXT, 0, 0},
+        {"step", NULL, COLUMN_NUMBER, 0, 0},
+        {"step_kind", NULL, COLUMN_TEXT, 0, 0},
+        {"sum_of_max_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"peak_phase", NULL, COLUMN_TEXT, 0, 0},
+};
+static const struct row_kind window_kind = ROW_KIND("window", window_columns);
+static const struct row_kind *const kinds[] = {&run_kind, &device_kind, &category_kind, &window_kind, NULL};
 
-static int json_window(struct report *report, const char *window, const struct store_composition *composition)
+static int window_rows(struct report *report, const char *window, const struct store_composition *composition)
 {
-	int error;
+	struct rows *rows;
+	int error = 0;
 
 	if (!composition->present)
 		return 0;
-	for (size_t i = 0; i < NR_TABLE_ROWS; i++) {
-		error = json_category(report, window, composition, table_rows[i].category);
-		if (error)
-			return error;
+	rows = rows_new(report, &category_kind);
+	for (size_t i = 0; i < NR_TABLE_ROWS && !error; i++) {
+		unsigned category = table_rows[i].category;
+
+		row_begin(rows);
+		row_text(rows, "device", report->device_name);
+		row_text(rows, "window", window);
+		row_count(rows, "step", composition->step);
+		row_text(rows, "category", category_name(category));
+		row_count(rows, "max_bytes", composition->max_bytes[category]);
+		row_count(rows, "at_peak_bytes", composition->at_peak_bytes[category]);
+		error = row_end(rows);
 	}
-	json_row_begin(&report->rows, "window");
-	json_row_text(&report->rows, "device", report->device_name);
-	json_row_text(&report->rows, "window", window);
-	json_row_count(&report->rows, "step", composition->step);
-	json_row_text(&report->rows, "step_kind", step_kind_name(composition->step_kind));
-	json_row_count(&report->rows, "sum_of_max_bytes", composition->sum_of_max_bytes);
-	json_row_count(&report->rows, "peak_bytes", composition->peak_bytes);
-	json_row_count(&report->rows, "peak_seq", composition->peak_seq);
-	json_row_text(&report->rows, "peak_phase", phase_name(composition->peak_phase));
-	return json_row_end(&report->rows);
+	error = rows_close(rows, error);
+	if (error)
+		return error;
+	rows = rows_new(report, &window_kind);
+	row_begin(rows);
+	row_text(rows, "device", report->device_name);
+	row_text(rows, "window", window);
+	row_count(rows, "step", composition->step);
+	row_text(rows, "step_kind", step_kind_name(composition->step_kind));
+	row_count(rows, "sum_of_max_bytes", composition->sum_of_max_bytes);
+	row_count(rows, "peak_bytes", composition->peak_bytes);
+	row_count(rows, "peak_seq", composition->peak_seq);
+	row_text(rows, "peak_phase", phase_name(composition->peak_phase));
+	return rows_close(rows, row_end(rows));
 }
 
-static int json(struct report *report)
+static int show_rows(struct report *report)
 {
 	struct compositions both = {0};
-	int error = report_json_run(report);
+	int error = report_run_row(report);
 
 	if (!error)
-		error = report_json_devices(report);
+		error = report_device_rows(report);
 	if (!error && report->has_device) {
 		error = read_compositions(report, &both);
 		if (!error)
-			error = json_window(report, "training", &both.training);
+			error = window_rows(report, "training", &both.training);
 		if (!error)
-			error = json_window(report, "inference", &both.inference);
+			error = window_rows(report, "inference", &both.inference);
 	}
 	return error;
+}
+
+static int show(struct report *report)
+{
+	return report_is_for_people(report) ? show_text(report) : show_rows(report);
 }
 
 const struct report_view summary_view = {
         .name = "summary",
         .help = "the run, what its memory was for, and its peak",
-        .text = text,
-        .json = json,
+        .filters = FILTER_DEVICE,
+        .kinds = kinds,
+        .show = show,
 };

@@ -51,7 +51,8 @@ struct timeline {
 	uint64_t head, tail; /* rows shown at both ends */
 	uint64_t skipped;    /* rows since the last shown one */
 	uint64_t shown, unshown, limit;
-	struct table *table; /* text, else NULL */
+	struct table *table;                 /* for people, else NULL */
+	struct rows *step_rows, *phase_rows; /* for programs */
 	struct unit unit;
 };
 
@@ -67,12 +68,12 @@ static int each_step_first(const struct store_step *step, void *arg)
 		timeline->peak_start_seq = step->start_seq;
 		timeline->peak_end_seq = step->end_seq + 1;
 	}
-	if (arguments->step == step->step) {
+	if (arguments->filter.step == step->step) {
 		timeline->found = true;
 		timeline->start_seq = step->start_seq;
 		timeline->end_seq = step->end_seq + 1;
 	}
-	if (arguments->step == STEP_NONE) {
+	if (arguments->filter.step == UINT64_MAX) {
 		if (timeline->nr_steps == 0)
 			timeline->start_seq = step->start_seq;
 		if (step->end_seq >= timeline->end_seq)
@@ -144,8 +145,8 @@ static bool is_shown(const struct timeline *timeline, const struct step_row *row
 {
 	const struct arguments *arguments = timeline->report->arguments;
 
-	if (arguments->step != STEP_NONE)
-		return row->step.step == arguments->step;
+	if (arguments->filter.step != UINT64_MAX)
+		return row->step.step == arguments->filter.step;
 	if (timeline->limit == LIMIT_ALL)
 		return true;
 	return row->number < timeline->head || row->number + timeline->tail >= timeline->nr_steps ||
@@ -207,7 +208,7 @@ static void text_step(struct timeline *timeline, const struct step_row *row, con
 	unsigned nr = order_phases(row, phases);
 	char name[64];
 
-	if (timeline->report->arguments->step == STEP_NONE)
+	if (timeline->report->arguments->filter.step == UINT64_MAX)
 		flush_skipped(timeline);
 	snprintf(name, sizeof(name), "%" PRIu64 " %s%s", step->step, step_kind_name(step->kind),
 	         row->number == timeline->peak_number && timeline->nr_steps > 1 ? " (peak)" : "");
@@ -233,59 +234,82 @@ static void text_step(struct timeline *timeline, const struct step_row *row, con
 
 /* ---- rows for programs */
 
-static void json_residual(struct json_rows *rows, bool known, uint64_t now, uint64_t before)
+static const struct row_column step_columns[] = {
+        {"step", NULL, COLUMN_NUMBER, 0, 0},       {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"kind", NULL, COLUMN_TEXT, 0, 0},         {"start_seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"end_seq", NULL, COLUMN_NUMBER, 0, 0},    {"start_ns", NULL, COLUMN_DURATION, 0, 0},
+        {"end_ns", NULL, COLUMN_DURATION, 0, 0},   {"allocs", NULL, COLUMN_COUNT, 0, 0},
+        {"frees", NULL, COLUMN_COUNT, 0, 0},       {"alloc_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"start_bytes", NULL, COLUMN_BYTES, 0, 0}, {"peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_phase", NULL, COLUMN_TEXT, 0, 0},   {"peak_seq", NULL, COLUMN_NUMBER, 0, 0},
+        {"end_bytes", NULL, COLUMN_BYTES, 0, 0},   {"residual_bytes", NULL, COLUMN_DELTA, 0, 0},
+};
+static const struct row_kind step_kind = ROW_KIND("step", step_columns);
+static const struct row_column phase_columns[] = {
+        {"step", NULL, COLUMN_NUMBER, 0, 0},          {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"phase", NULL, COLUMN_TEXT, 0, 0},           {"allocs", NULL, COLUMN_COUNT, 0, 0},
+        {"alloc_bytes", NULL, COLUMN_BYTES, 0, 0},    {"start_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"peak_bytes", NULL, COLUMN_BYTES, 0, 0},     {"end_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"residual_bytes", NULL, COLUMN_DELTA, 0, 0},
+};
+static const struct row_kind phase_kind = ROW_KIND("phase", phase_columns);
+static const struct row_kind *const kinds[] = {&step_kind, &phase_kind, NULL};
+
+static void residual(struct rows *rows, bool known, uint64_t now, uint64_t before)
 {
 	if (known)
-		json_row_delta(rows, "residual_bytes", (int64_t)(now - before));
-	else
-		json_row_null(rows, "residual_bytes");
+		row_delta(rows, "residual_bytes", (int64_t)(now - before));
 }
 
-static int json_step(struct timeline *timeline, const struct step_row *row, const struct step_row *before)
+static int phase_row(struct timeline *timeline, uint64_t step, unsigned name, const struct phase_row *phase,
+                     const struct phase_row *earlier)
+{
+	struct rows *rows = timeline->phase_rows;
+
+	row_begin(rows);
+	row_count(rows, "step", step);
+	row_text(rows, "device", timeline->report->device_name);
+	row_text(rows, "phase", phase_name(name));
+	row_count(rows, "allocs", phase->allocs);
+	row_count(rows, "alloc_bytes", phase->alloc_bytes);
+	if (phase->has_start)
+		row_count(rows, "start_bytes", phase->start_bytes);
+	row_count(rows, "peak_bytes", phase->peak_bytes);
+	row_count(rows, "end_bytes", phase->end_bytes);
+	residual(rows, earlier, phase->end_bytes, earlier ? earlier->end_bytes : 0);
+	return row_end(rows);
+}
+
+static int step_row(struct timeline *timeline, const struct step_row *row, const struct step_row *before)
 {
 	const struct store_step *step = &row->step;
-	struct report *report = timeline->report;
-	struct json_rows *rows = &report->rows;
+	struct rows *rows = timeline->step_rows;
 	unsigned phases[NR_PHASES];
 	unsigned nr = order_phases(row, phases);
 	int error;
 
-	json_row_begin(rows, "step");
-	json_row_count(rows, "step", step->step);
-	json_row_text(rows, "device", report->device_name);
-	json_row_text(rows, "kind", step_kind_name(step->kind));
-	json_row_count(rows, "start_seq", step->start_seq);
-	json_row_count(rows, "end_seq", step->end_seq);
-	json_row_count(rows, "start_ns", step->start_ns);
-	json_row_count(rows, "end_ns", step->end_ns);
-	json_row_count(rows, "allocs", step->allocs);
-	json_row_count(rows, "frees", step->frees);
-	json_row_count(rows, "alloc_bytes", step->alloc_bytes);
-	json_row_count(rows, "start_bytes", step->start_bytes);
-	json_row_count(rows, "peak_bytes", step->peak_bytes);
-	json_row_text(rows, "peak_phase", phase_name(step->peak_phase));
-	json_row_count(rows, "peak_seq", step->peak_seq);
-	json_row_count(rows, "end_bytes", step->end_bytes);
-	json_residual(rows, before, step->end_bytes, before ? before->step.end_bytes : 0);
-	error = json_row_end(rows);
+	row_begin(rows);
+	row_count(rows, "step", step->step);
+	row_text(rows, "device", timeline->report->device_name);
+	row_text(rows, "kind", step_kind_name(step->kind));
+	row_count(rows, "start_seq", step->start_seq);
+	row_count(rows, "end_seq", step->end_seq);
+	row_count(rows, "start_ns", step->start_ns);
+	row_count(rows, "end_ns", step->end_ns);
+	row_count(rows, "allocs", step->allocs);
+	row_count(rows, "frees", step->frees);
+	row_count(rows, "alloc_bytes", step->alloc_bytes);
+	row_count(rows, "start_bytes", step->start_bytes);
+	row_count(rows, "peak_bytes", step->peak_bytes);
+	row_text(rows, "peak_phase", phase_name(step->peak_phase));
+	row_count(rows, "peak_seq", step->peak_seq);
+	row_count(rows, "end_bytes", step->end_bytes);
+	residual(rows, before, step->end_bytes, before ? before->step.end_bytes : 0);
+	error = row_end(rows);
 	for (unsigned i = 0; i < nr && !error; i++) {
-		const struct phase_row *phase = &row->phases[phases[i]];
 		const struct phase_row *earlier = before && before->phases[phases[i]].seen ? &before->phases[phases[i]] : NULL;
 
-		json_row_begin(rows, "phase");
-		json_row_count(rows, "step", step->step);
-		json_row_text(rows, "device", report->device_name);
-		json_row_text(rows, "phase", phase_name(phases[i]));
-		json_row_count(rows, "allocs", phase->allocs);
-		json_row_count(rows, "alloc_bytes", phase->alloc_bytes);
-		if (phase->has_start)
-			json_row_count(rows, "start_bytes", phase->start_bytes);
-		else
-			json_row_null(rows, "start_bytes");
-		json_row_count(rows, "peak_bytes", phase->peak_bytes);
-		json_row_count(rows, "end_bytes", phase->end_bytes);
-		json_residual(rows, earlier, phase->end_bytes, earlier ? earlier->end_bytes : 0);
-		error = json_row_end(rows);
+		error = phase_row(timeline, step->step, phases[i], &row->phases[phases[i]], earlier);
 	}
 	return error;
 }
@@ -321,7 +345,7 @@ static int flush_batch(struct timeline *timeline)
 			if (timeline->table)
 				text_step(timeline, row, before);
 			else
-				error = json_step(timeline, row, before);
+				error = step_row(timeline, row, before);
 		}
 		timeline->before[kind] = *row;
 		timeline->had[kind] = true;
@@ -356,7 +380,7 @@ static int read_rows(struct timeline *timeline)
 		error = store_each_step(timeline->report->store, timeline->report->device, each_step_second, timeline);
 	if (!error)
 		error = flush_batch(timeline);
-	if (!error && timeline->table && timeline->report->arguments->step == STEP_NONE)
+	if (!error && timeline->table && timeline->report->arguments->filter.step == UINT64_MAX)
 		flush_skipped(timeline);
 	free(timeline->batch);
 	free(timeline->before);
@@ -595,13 +619,13 @@ static int print_chart(struct report *report, uint64_t start_seq, uint64_t end_s
 static int print_charts(const struct timeline *timeline)
 {
 	struct report *report = timeline->report;
-	bool one_step = report->arguments->step != STEP_NONE;
+	bool one_step = report->arguments->filter.step != UINT64_MAX;
 	bool crowded = !one_step && timeline->nr_steps > chart_width(report) / COLUMNS_PER_STEP;
 	int error;
 
 	if (one_step)
 		fprintf(report->out, "Live bytes on %s in step %" PRIu64 ", event by event\n", report->device_name,
-		        report->arguments->step);
+		        report->arguments->filter.step);
 	else
 		fprintf(report->out, "Live bytes on %s over the whole run, event by event\n", report->device_name);
 	error = print_chart(report, timeline->start_seq, timeline->end_seq, !crowded);
@@ -633,9 +657,9 @@ static int read_first(struct timeline *timeline)
 	return error;
 }
 
-static int text(struct report *report)
+static int show_text(struct report *report)
 {
-	static struct column columns[] = {
+	static const struct column columns[] = {
 	        {"step", false, false},
 	        {"start", true, false},
 	        {"peak", true, false},
@@ -653,13 +677,6 @@ static int text(struct report *report)
 		fprintf(report->out, "No tensor was allocated in this run.\n");
 		return 0;
 	}
-	if (report->arguments->step != STEP_NONE && !timeline.found) {
-		format_buffer number;
-
-		fprintf(report->out, "There is no step %" PRIu64 ": the run has %s steps, from 0.\n", report->arguments->step,
-		        format_count(timeline.nr_steps, number));
-		return 0;
-	}
 	timeline.unit = unit_for_table(report->arguments->units, timeline.peak_bytes);
 	error = print_charts(&timeline);
 	if (error)
@@ -670,12 +687,12 @@ static int text(struct report *report)
 	fprintf(report->out, "%s at the start, the highest and the end of each step and phase\n",
 	        timeline.unit.bytes > 1 ? timeline.unit.name : "Bytes");
 	if (!error)
-		error = table_print(timeline.table, report->out, report->table_width, report->utf8, report->colour);
+		error = report_print_table(report, timeline.table);
 	table_free(timeline.table);
 	return error ? error : report_check(report);
 }
 
-static int json(struct report *report)
+static int show_rows(struct report *report)
 {
 	struct timeline timeline = {.report = report};
 	int error;
@@ -685,13 +702,22 @@ static int json(struct report *report)
 	error = read_first(&timeline);
 	if (error)
 		return error;
+	timeline.step_rows = rows_new(report, &step_kind);
+	timeline.phase_rows = rows_new(report, &phase_kind);
 	choose_rows(&timeline);
-	return read_rows(&timeline);
+	error = rows_close(timeline.step_rows, read_rows(&timeline));
+	return rows_close(timeline.phase_rows, error);
+}
+
+static int show(struct report *report)
+{
+	return report_is_for_people(report) ? show_text(report) : show_rows(report);
 }
 
 const struct report_view timeline_view = {
         .name = "timeline",
         .help = "live memory over the run, and each step phase by phase",
-        .text = text,
-        .json = json,
+        .filters = FILTER_DEVICE | FILTER_STEP,
+        .kinds = kinds,
+        .show = show,
 };

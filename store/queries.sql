@@ -1,5 +1,5 @@
 -- What the reader asks of a run file, by name (store/reader_query.c finds them).  Tables only, never views: a hostile file
--- can define its own.  A query that scans `allocation` reads it in the order of birth, which is that of its rowid.
+-- can define its own.  A name in braces stands for another query.  A query that scans `allocation` reads it in the order of birth, which is that of its rowid.
 
 -- query: run
 SELECT run_id, nnmem_version, pid, ifnull(rank, -1), hostname, command, ring_path, ring_start_ns, start_realtime_ns, ended,
@@ -43,9 +43,30 @@ FROM span sp LEFT JOIN stretch st ON st.id = sp.stretch LEFT JOIN module m ON m.
 WHERE sp.start_seq < :end AND (sp.end_seq = 0 OR sp.end_seq >= :start)
 ORDER BY sp.id;
 
+-- Which layers the option --layer means, a part of other queries: a path, the root's name, both; with :below all below it too.
+-- query: layer
+(m.fqn = :layer OR m.root_name || '.' || m.fqn = :layer OR m.root_name = :layer AND (m.fqn = '' OR :below)
+ OR :below AND (substr(m.fqn, 1, length(:layer) + 1) = :layer || '.'
+                OR substr(m.root_name || '.' || m.fqn, 1, length(:layer) + 1) = :layer || '.'))
+
+-- Which allocations `a` the common filters let through (query_bind_filter()), a part of other queries.  A filter that was not
+-- given looks at nothing, so that a damaged value is met by the reader.
+-- query: filter
+((:min_size = 0 OR a.size_bytes >= :min_size) AND (:phases = 4294967295 OR (:phases >> a.phase) & 1)
+ AND (:categories = 4294967295 OR (:categories >> a.category) & 1)
+ AND (:step < 0 OR a.stretch IN (SELECT id FROM stretch WHERE step = :step))
+ AND (:layers <> 1 OR a.module IN (SELECT id FROM module m WHERE {layer}))
+ AND (:layers <> 2 OR a.module NOT IN (SELECT id FROM module)))
+
+-- query: has_layer
+SELECT EXISTS (SELECT 1 FROM module m WHERE {layer});
+
+-- query: steps
+SELECT count(*), ifnull(max(step), 0), ifnull(sum(step = :step), 0) FROM step;
+
 -- query: live
-SELECT id, size_bytes FROM allocation
-WHERE device = :device AND level = 0 AND alloc_seq <= :seq AND (free_seq IS NULL OR free_seq > :seq)
+SELECT id, size_bytes FROM allocation a
+WHERE device = :device AND level = 0 AND alloc_seq <= :seq AND (free_seq IS NULL OR free_seq > :seq) AND {filter}
 ORDER BY size_bytes DESC, id;
 
 -- query: allocation

@@ -355,8 +355,59 @@ static void read_allocation_row(struct query *query, struct store_allocation *re
 	};
 }
 
-int store_each_live(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_allocation *, void *),
-                    void *arg)
+static int check_layer(struct store *store, const struct store_filter *filter)
+{
+	struct query query;
+	bool found = true;
+
+	query_open(store, &query, "has_layer");
+	query_bind_layer(&query, filter);
+	if (query_step(&query) == 1)
+		found = query_u64(&query, 0) != 0;
+	int r = query_close(&query);
+
+	if (!r && !found)
+		r = store_fail(store, -ENOENT, "has no layer '%.200s'; the view layers lists those that it has", filter->layer);
+	return r;
+}
+
+static int check_step(struct store *store, const struct store_filter *filter)
+{
+	struct query query;
+	uint64_t nr_steps = 0, last = 0;
+	bool found = true;
+
+	query_open(store, &query, "steps");
+	query_bind(&query, ":step", filter->step);
+	if (query_step(&query) == 1) {
+		nr_steps = query_u64(&query, 0);
+		last = query_u64(&query, 1);
+		found = query_u64(&query, 2) != 0;
+	}
+	int r = query_close(&query);
+
+	if (!r && !nr_steps)
+		r = store_fail(store, -ENOENT, "has no step: nothing was recorded");
+	else if (!r && !found)
+		r = store_fail(store, -ENOENT, "has no step %llu; its steps are 0 to %llu", (unsigned long long)filter->step,
+		               (unsigned long long)last);
+	return r;
+}
+
+int store_check_filter(struct store *store, const struct store_filter *filter)
+{
+	int r = 0;
+
+	store_begin_call(store);
+	if (filter->layer)
+		r = check_layer(store, filter);
+	if (!r && filter->step != UINT64_MAX)
+		r = check_step(store, filter);
+	return r;
+}
+
+int store_each_live(struct store *store, uint16_t device, uint64_t seq, const struct store_filter *filter,
+                    int (*each)(const struct store_allocation *, void *), void *arg)
 {
 	struct query ids, query;
 	int stopped = 0;
@@ -366,6 +417,7 @@ int store_each_live(struct store *store, uint16_t device, uint64_t seq, int (*ea
 	query_open(store, &ids, "live");
 	query_bind(&ids, ":device", device);
 	query_bind(&ids, ":seq", seq);
+	query_bind_filter(&ids, filter);
 	while (!stopped && query_ok(&query) && query_step(&ids) == 1) {
 		struct store_allocation allocation;
 

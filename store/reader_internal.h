@@ -1,9 +1,9 @@
 /*
  * What the files of the reader share: an open run file, and queries whose every value is checked.
  *
- * A query is prepared by name (store/queries.sql), stepped, and read column by column.  A value of a wrong type or out of
- * its range makes the query *bad*: the accessors then return 0 or NULL, and query_step() refuses to go on.  So a row is
- * read without a test after each column, and checked once with query_ok() before it is used.
+ * A query is prepared by name (store/queries.sql; {name} in it stands for another), stepped, and read column by column.  A value
+ * of a wrong type or out of its range makes the query *bad*: the accessors then return 0 or NULL, and query_step() refuses to go
+ * on.  So a row is read without a test after each column, and checked once with query_ok() before it is used.
  */
 #ifndef NNMEM_STORE_READER_INTERNAL_H
 #define NNMEM_STORE_READER_INTERNAL_H
@@ -59,6 +59,10 @@ void store_set_time_limit(uint64_t cpu_ns);
 int query_open(struct store *store, struct query *query, const char *name);
 int query_open_sql(struct store *store, struct query *query, const char *name, const char *sql);
 void query_bind(struct query *query, const char *parameter, uint64_t value);
+/* What {filter} in a query needs; @filter must outlive the query.  NULL: everything passes. */
+void query_bind_filter(struct query *query, const struct store_filter *filter);
+/* What {layer} needs. */
+void query_bind_layer(struct query *query, const struct store_filter *filter);
 /* Returns 1: a row; 0: the end; negative errno. */
 int query_step(struct query *query);
 void query_reset(struct query *query);

@@ -105,6 +105,29 @@ static const char *find_query(const char *name, int *ret_bytes)
 	return NULL;
 }
 
+/* Copy query @name to @out, other queries that it names in braces in their places. */
+static bool expand_query(const char *name, FILE *out)
+{
+	int sql_bytes = 0;
+	const char *sql = find_query(name, &sql_bytes);
+	const char *end = sql ? sql + sql_bytes : NULL;
+
+	while (sql && sql < end) {
+		const char *brace = memchr(sql, '{', (size_t)(end - sql));
+		const char *closing = brace ? memchr(brace, '}', (size_t)(end - brace)) : NULL;
+		char part[32];
+
+		fwrite(sql, 1, (size_t)((closing ? brace : end) - sql), out);
+		if (!closing)
+			break;
+		snprintf(part, sizeof(part), "%.*s", (int)(closing - brace - 1), brace + 1);
+		if (!expand_query(part, out))
+			return false;
+		sql = closing + 1;
+	}
+	return sql != NULL;
+}
+
 static int query_prepare(struct store *store, struct query *query, const char *name, const char *sql, int sql_bytes)
 {
 	*query = (struct query){.store = store, .name = name};
@@ -117,14 +140,22 @@ static int query_prepare(struct store *store, struct query *query, const char *n
 
 int query_open(struct store *store, struct query *query, const char *name)
 {
-	int sql_bytes = 0;
-	const char *sql = find_query(name, &sql_bytes);
+	char *sql = NULL;
+	size_t sql_bytes = 0;
+	FILE *out = open_memstream(&sql, &sql_bytes);
+	bool found = out && expand_query(name, out);
 
-	if (!sql) {
+	if (!out || fclose(out)) {
 		*query = (struct query){.store = store, .name = name};
-		return query->error = store_fail(store, -EINVAL, "no query is named %s", name);
+		query->error = store_fail(store, -ENOMEM, "takes more memory to read than there is");
+	} else if (!found) {
+		*query = (struct query){.store = store, .name = name};
+		query->error = store_fail(store, -EINVAL, "no query is named %s", name);
+	} else {
+		query_prepare(store, query, name, sql, (int)sql_bytes);
 	}
-	return query_prepare(store, query, name, sql, sql_bytes);
+	free(sql);
+	return query->error;
 }
 
 int query_open_sql(struct store *store, struct query *query, const char *name, const char *sql)
@@ -139,6 +170,32 @@ void query_bind(struct query *query, const char *parameter, uint64_t value)
 	if (value > INT64_MAX) /* beyond all that a file can hold */
 		value = INT64_MAX;
 	sqlite3_bind_int64(query->stmt, sqlite3_bind_parameter_index(query->stmt, parameter), (sqlite3_int64)value);
+}
+
+void query_bind_layer(struct query *query, const struct store_filter *filter)
+{
+	if (query->error || !filter->layer)
+		return;
+	/* The text lives as long as the filter, which outlives the query. */
+	sqlite3_bind_text(query->stmt, sqlite3_bind_parameter_index(query->stmt, ":layer"), filter->layer, -1, SQLITE_STATIC);
+	query_bind(query, ":below", filter->layers == STORE_LAYERS_BELOW);
+}
+
+void query_bind_filter(struct query *query, const struct store_filter *filter)
+{
+	static const struct store_filter none = STORE_FILTER_NONE;
+
+	if (query->error)
+		return;
+	if (!filter)
+		filter = &none;
+	query_bind(query, ":min_size", filter->min_size_bytes);
+	query_bind(query, ":phases", filter->phases);
+	query_bind(query, ":categories", filter->categories);
+	sqlite3_bind_int64(query->stmt, sqlite3_bind_parameter_index(query->stmt, ":step"),
+	                   filter->step > INT64_MAX ? -1 : (sqlite3_int64)filter->step);
+	query_bind(query, ":layers", filter->layers == STORE_LAYERS_NONE ? 2 : filter->layer ? 1 : 0);
+	query_bind_layer(query, filter);
 }
 
 int query_step(struct query *query)

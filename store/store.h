@@ -155,6 +155,27 @@ struct store_composition {
 	uint64_t at_peak_bytes[NR_CATEGORIES];
 };
 
+/* Which allocations a view speaks of: the common filters of the command line.  All must hold. */
+enum store_layers {
+	STORE_LAYERS_ANY = 0,
+	STORE_LAYERS_ONE,   /* @layer itself */
+	STORE_LAYERS_BELOW, /* @layer and all below it */
+	STORE_LAYERS_NONE,  /* what no layer owns */
+};
+
+struct store_filter {
+	uint32_t phases, categories; /* a bit for each, of birth; all ones: any */
+	uint64_t step;               /* of birth; UINT64_MAX: any */
+	uint64_t min_size_bytes;
+	enum store_layers layers;
+	const char *layer; /* `encoder.0`, `Net` (a root), `Net.encoder.0`; NULL for STORE_LAYERS_ANY and _NONE */
+};
+
+#define STORE_FILTER_NONE                                                                                                        \
+	{                                                                                                                        \
+		.phases = UINT32_MAX, .categories = UINT32_MAX, .step = UINT64_MAX                                               \
+	}
+
 enum store_window {
 	/* The training step to show as typical: of those after the first the one with the highest peak, else the first. */
 	WINDOW_STEADY_STEP,
@@ -182,6 +203,12 @@ int store_read_run(struct store *store, struct store_run *ret_run);
 /* *@ret_device: the id of a name as printed ("cpu", "cuda:0"); -ENOENT when the run has no such device. */
 int store_find_device(struct store *store, const char *name, uint16_t *ret_device);
 
+/*
+ * Whether the run has what @filter names.  -ENOENT with a sentence that says what there is instead: no layer of that name, no
+ * such step.
+ */
+int store_check_filter(struct store *store, const struct store_filter *filter);
+
 /* Rows in the natural order of each (device, step, phase, seq); a callback's non-zero return stops and is returned. */
 int store_each_device(struct store *store, int (*each)(const struct store_device *, void *), void *arg);
 int store_each_step(struct store *store, uint16_t device, int (*each)(const struct store_step *, void *), void *arg);
@@ -189,9 +216,9 @@ int store_each_phase(struct store *store, uint16_t device, int (*each)(const str
 /* Spans that touch [start_seq, end_seq). */
 int store_each_span(struct store *store, uint64_t start_seq, uint64_t end_seq, int (*each)(const struct store_span *, void *),
                     void *arg);
-/* Blocks of @device alive right after event @seq, biggest first (equal sizes: oldest first). */
-int store_each_live(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_allocation *, void *),
-                    void *arg);
+/* Blocks of @device alive right after event @seq, biggest first (equal sizes: oldest first).  @filter: NULL for all. */
+int store_each_live(struct store *store, uint16_t device, uint64_t seq, const struct store_filter *filter,
+                    int (*each)(const struct store_allocation *, void *), void *arg);
 /* Modules of each root, a module before those below it; last, one row with module 0: what no layer owns. */
 int store_each_layer(struct store *store, uint16_t device, int (*each)(const struct store_layer *, void *), void *arg);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);

@@ -37,14 +37,17 @@ refused "a damaged value" odd.db
 [ "$(grep -o 'odd\.db' err | wc -l)" -eq 1 ] || complain "a damaged value: not named once: $(cat err)"
 refused "no file"
 refused "an unknown view" peaks run.db
-refused "an unknown format" --format=csv run.db
+refused "an unknown format" --format=xml run.db
+refused "a layer that is not there" peak --layer=fc9 run.db
+refused "a step that is not there" peak --step=99 run.db
+refused "a filter without meaning" info --phase=forward run.db
 
 "$report" run.db >/dev/full 2>err
 [ $? -eq 2 ] || complain "a full disk: not exit status 2"
 grep -q 'cannot write the report: No space left on device' err || complain "a full disk: $(cat err)"
 
 # Nobody reads: `true` has gone before anything is written.
-for format in text json; do
+for format in text json csv markdown; do
 	for view in summary timeline peak layers info; do
 		(
 			sleep 0.1

@@ -1,7 +1,7 @@
 #!/bin/sh
 # golden.sh GOLDEN_DB NNMEM_REPORT FOLDER NAME [--update]
 #
-# Every view of the recorded run FOLDER/NAME.sql, as text and as JSON, must be what FOLDER/NAME/ holds; --update writes it.
+# Every view of the recorded run FOLDER/NAME.sql, in every format, must be what FOLDER/NAME/ holds; --update writes it.
 set -u
 golden_db=$1 report=$2 folder=$3 name=$4 update=${5-}
 work=$(mktemp -d) || exit 2
@@ -28,12 +28,16 @@ check() { # EXPECTED-NAME ARGUMENT...
 for view in summary timeline peak layers info; do
 	check $view.txt $view --width=100
 	check $view.json $view --format=json
+	check $view.csv $view --format=csv
+	check $view.md $view --format=markdown
 done
 check timeline-step.txt timeline --step=2 --width=80
 check timeline-limit.txt timeline --limit=3 --width=80
 check peak-limit.txt peak --limit=3 --units=MB --width=120
 check peak-wide.txt peak --limit=6 --width=170
 check layers-limit.txt layers --limit=3 --units=bytes
+check peak-filtered.txt peak --phase=backward --category=gradient,backward_temporary --min-size=1KiB
+check peak-filtered.json peak --layer='features.*' --step=2 --min-size=100kB --format=json
 check device.txt peak --device=cuda:7
 # Without UTF-8 nothing but ASCII leaves the program.
 LC_ALL=C check timeline-ascii.txt timeline --step=2 --width=60

@@ -39,7 +39,8 @@ static void test_arguments_parse_when_file_only_then_summary_as_text(void **stat
 	assert_int_equal(arguments.colour, COLOUR_AUTO);
 	assert_int_equal(arguments.units, UNITS_BINARY);
 	assert_true(arguments.limit == LIMIT_DEFAULT);
-	assert_true(arguments.step == STEP_NONE);
+	assert_true(arguments.filter.step == UINT64_MAX);
+	assert_int_equal(arguments.filters, 0);
 	assert_int_equal(arguments.width, 0);
 	assert_null(arguments.device);
 }
@@ -62,7 +63,7 @@ static void test_arguments_parse_when_options_given_then_read(void **state)
 	        PARSE(&arguments, "timeline", "run.db", "-f", "json", "--step=3", "--limit", "12", "--width=72", "--color=never"),
 	        0);
 	assert_int_equal(arguments.format, FORMAT_JSON);
-	assert_int_equal(arguments.step, 3);
+	assert_int_equal(arguments.filter.step, 3);
 	assert_int_equal(arguments.limit, 12);
 	assert_int_equal(arguments.width, 72);
 	assert_int_equal(arguments.colour, COLOUR_NEVER);
@@ -77,7 +78,19 @@ static void test_arguments_parse_when_value_is_wrong_then_says_what_is_allowed(v
 	static const struct {
 		const char *option, *message;
 	} wrong[] = {
-	        {"--format=csv", "--format=csv: formats are text and json"},
+	        {"--format=xml", "--format=xml: formats are text, json, csv and markdown"},
+	        {"--phase=forwards", "--phase=forwards: phases are static, forward, backward, optimizer, inference, other"},
+	        {"--phase=forward,", "--phase=forward,: phases are static, forward, backward, optimizer, inference, other"},
+	        {"--category=weights",
+	         "--category=weights: categories are unknown, parameter, buffer, gradient, optimizer_state, activation, input, "
+	         "forward_temporary, backward_temporary, optimizer_temporary, recompute, workspace, communication"},
+	        {"--layer=", "--layer=: a layer is a path like encoder.0, encoder.* with all below it, or - for none"},
+	        {"--layer=en*er", "--layer=en*er: a layer is a path like encoder.0, encoder.* with all below it, or - for none"},
+	        {"--min-size=1.",
+	         "--min-size=1.: a size is a number of bytes, or of kB, MB, GB, TB (powers of 1000) or KiB, MiB, "
+	         "GiB, TiB (of 1024), like 1.5MiB"},
+	        {"--min-size=9999999TiB", "--min-size=9999999TiB: a size is a number of bytes, or of kB, MB, GB, TB (powers of "
+	                                  "1000) or KiB, MiB, GiB, TiB (of 1024), like 1.5MiB"},
 	        {"--step=-1", "--step=-1: a step is a whole number from 0"},
 	        {"--step=", "--step=: a step is a whole number from 0"},
 	        {"--step=99999999999999999999", "--step=99999999999999999999: a step is a whole number from 0"},
@@ -123,12 +136,59 @@ static void test_arguments_parse_when_two_files_then_refused(void **state)
 	assert_string_equal(arguments.message, "one FILE at a time: what is 'b.db'?");
 }
 
-static void test_arguments_parse_when_step_without_timeline_then_refused(void **state)
+static void test_arguments_parse_when_view_cannot_honour_a_filter_then_refused(void **state)
 {
 	struct arguments arguments;
 
-	assert_int_equal(PARSE(&arguments, "peak", "a.db", "--step=1"), -EINVAL);
-	assert_string_equal(arguments.message, "--step is for the view timeline, not for peak");
+	assert_int_equal(PARSE(&arguments, "timeline", "a.db", "--phase=forward"), -EINVAL);
+	assert_string_equal(arguments.message, "--phase has no meaning for the view timeline; it takes --device, --step");
+	assert_int_equal(PARSE(&arguments, "info", "a.db", "--device=cpu"), -EINVAL);
+	assert_string_equal(arguments.message, "--device has no meaning for the view info; it takes no filter");
+}
+
+static void test_arguments_parse_when_filters_given_then_read(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(PARSE(&arguments, "peak", "a.db", "--phase=backward,forward", "--category=gradient", "--layer=encoder.*",
+	                       "--min-size=1.5 MiB", "--step=0", "--device=cuda:1"),
+	                 0);
+	assert_int_equal(arguments.filter.phases, 1u << PHASE_BACKWARD | 1u << PHASE_FORWARD);
+	assert_int_equal(arguments.filter.categories, 1u << CATEGORY_GRADIENT);
+	assert_int_equal(arguments.filter.layers, STORE_LAYERS_BELOW);
+	assert_string_equal(arguments.filter.layer, "encoder");
+	assert_int_equal(arguments.filter.min_size_bytes, 3u << 19);
+	assert_int_equal(arguments.filter.step, 0);
+	assert_string_equal(arguments.device, "cuda:1");
+	assert_int_equal(arguments.filters, FILTERS_ALL);
+	assert_int_equal(PARSE(&arguments, "peak", "a.db", "--layer=encoder.0"), 0);
+	assert_int_equal(arguments.filter.layers, STORE_LAYERS_ONE);
+	assert_string_equal(arguments.filter.layer, "encoder.0");
+	assert_int_equal(PARSE(&arguments, "peak", "a.db", "--layer=-"), 0);
+	assert_int_equal(arguments.filter.layers, STORE_LAYERS_NONE);
+	assert_null(arguments.filter.layer);
+}
+
+static void test_arguments_parse_when_size_has_a_unit_then_bytes(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t bytes;
+	} sizes[] = {
+	        {"--min-size=0", 0},
+	        {"--min-size=4096", 4096},
+	        {"--min-size=1kB", 1000},
+	        {"--min-size=1kib", 1024},
+	        {"--min-size=2GiB", UINT64_C(2) << 30},
+	        {"--min-size=0.25MB", 250000},
+	        {"--min-size=1.001KiB", 1025},
+	};
+	struct arguments arguments;
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		assert_int_equal(PARSE(&arguments, "peak", "a.db", sizes[i].text), 0);
+		assert_int_equal(arguments.filter.min_size_bytes, sizes[i].bytes);
+	}
 }
 
 static void test_arguments_parse_when_option_is_unknown_then_refused(void **state)
@@ -148,7 +208,9 @@ int main(void)
 	        cmocka_unit_test(test_arguments_parse_when_no_file_then_refused),
 	        cmocka_unit_test(test_arguments_parse_when_view_is_unknown_then_lists_them),
 	        cmocka_unit_test(test_arguments_parse_when_two_files_then_refused),
-	        cmocka_unit_test(test_arguments_parse_when_step_without_timeline_then_refused),
+	        cmocka_unit_test(test_arguments_parse_when_view_cannot_honour_a_filter_then_refused),
+	        cmocka_unit_test(test_arguments_parse_when_filters_given_then_read),
+	        cmocka_unit_test(test_arguments_parse_when_size_has_a_unit_then_bytes),
 	        cmocka_unit_test(test_arguments_parse_when_option_is_unknown_then_refused),
 	};
 

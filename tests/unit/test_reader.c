@@ -291,7 +291,7 @@ static void test_read_when_a_value_is_of_a_wrong_type_or_range_then_says_which(v
 		builder_exec(db, "%s", hostile[i].change);
 		sqlite3_close(db);
 		struct store *store = open_store();
-		int r = store_each_live(store, BUILDER_CUDA, built.last_seq, ignore_allocation, NULL);
+		int r = store_each_live(store, BUILDER_CUDA, built.last_seq, NULL, ignore_allocation, NULL);
 
 		assert_int_equal(r, hostile[i].words[0] ? -EBADMSG : 0);
 		if (r && !strstr(store_message(store), hostile[i].words))
@@ -969,11 +969,130 @@ static void test_each_live_when_at_any_instant_then_biggest_first_and_complete(v
 		for (uint64_t seq = 0; seq <= built.last_seq; seq += 17) {
 			struct live_check check = {.built = &built, .seq = seq, .last_size = UINT64_MAX};
 
-			assert_int_equal(store_each_live(store, BUILDER_CPU, seq, check_live, &check), 0);
+			assert_int_equal(store_each_live(store, BUILDER_CPU, seq, NULL, check_live, &check), 0);
 			assert_int_equal(check.sum, built_live(&built, BUILDER_CPU, seq, -1, -1));
 		}
 		store_close(store);
 	}
+}
+
+struct filtering {
+	uint64_t bytes;
+	unsigned nr;
+};
+
+static int add_filtered(const struct store_allocation *allocation, void *arg)
+{
+	struct filtering *filtering = arg;
+
+	filtering->nr++;
+	filtering->bytes += allocation->size_bytes;
+	return 0;
+}
+
+/* The step of the builder's run in which @seq lies. */
+static uint64_t built_step_of(const struct built_run *built, uint64_t seq)
+{
+	size_t step = 0;
+
+	while (step + 1 < built->nr_steps && built->steps[step].end_seq < seq)
+		step++;
+	return step;
+}
+
+struct filter_case {
+	struct store_filter filter;
+	uint32_t modules; /* bits of those that pass, 0 for what no module owns; 0: all */
+};
+
+static bool built_passes(const struct built_run *built, const struct built_block *block, const struct filter_case *wanted)
+{
+	const struct store_filter *filter = &wanted->filter;
+	uint32_t module = block->module > BUILDER_NR_MODULES ? 0 : block->module;
+
+	return block->size_bytes >= filter->min_size_bytes && filter->phases >> block->phase & 1 &&
+	       filter->categories >> block->category & 1 &&
+	       (filter->step == UINT64_MAX || built_step_of(built, block->alloc_seq) == filter->step) &&
+	       (!wanted->modules || wanted->modules >> module & 1);
+}
+
+static void test_each_live_when_filtered_then_equals_brute_force(void **state)
+{
+	/* The builder's modules: 1 Net, 2 Net.a, 3 Net.a.b, 4 Net.c, 5 Other. */
+	static const struct {
+		enum store_layers layers;
+		const char *layer;
+		uint32_t modules;
+	} layers[] = {
+	        {STORE_LAYERS_ONE, "a", 1u << 2},       {STORE_LAYERS_BELOW, "a", 1u << 2 | 1u << 3},
+	        {STORE_LAYERS_ONE, "Net", 1u << 1},     {STORE_LAYERS_BELOW, "Net", 1u << 1 | 1u << 2 | 1u << 3 | 1u << 4},
+	        {STORE_LAYERS_ONE, "Net.a.b", 1u << 3}, {STORE_LAYERS_BELOW, "Net.a", 1u << 2 | 1u << 3},
+	        {STORE_LAYERS_NONE, NULL, 1u << 0},
+	};
+	struct filter_case cases[11];
+	struct built_run built;
+	size_t nr_cases = 4;
+
+	for (size_t i = 0; i < 11; i++)
+		cases[i] = (struct filter_case){.filter = STORE_FILTER_NONE};
+	cases[0].filter.phases = 1u << PHASE_FORWARD | 1u << PHASE_OTHER;
+	cases[1].filter.categories = 1u << CATEGORY_GRADIENT | 1u << CATEGORY_INPUT;
+	cases[2].filter.step = 1;
+	cases[3].filter.min_size_bytes = 500;
+	for (size_t i = 0; i < sizeof(layers) / sizeof(layers[0]); i++) {
+		cases[nr_cases].filter.layers = layers[i].layers;
+		cases[nr_cases].filter.layer = layers[i].layer;
+		cases[nr_cases++].modules = layers[i].modules;
+	}
+	builder_make_random(path, 3, &built);
+	struct store *store = open_store();
+
+	for (size_t i = 0; i < nr_cases; i++) {
+		unsigned nr_all = 0;
+
+		for (uint64_t seq = 0; seq <= built.last_seq; seq += 37) {
+			struct filtering got = {0}, expected = {0};
+
+			for (size_t j = 0; j < built.nr_blocks; j++) {
+				const struct built_block *block = &built.blocks[j];
+
+				if (block->device != BUILDER_CUDA || block->level != LEVEL_BLOCK || block->alloc_seq > seq ||
+				    (block->free_seq && block->free_seq <= seq) || !built_passes(&built, block, &cases[i]))
+					continue;
+				expected.nr++;
+				expected.bytes += block->size_bytes;
+			}
+			assert_int_equal(store_each_live(store, BUILDER_CUDA, seq, &cases[i].filter, add_filtered, &got), 0);
+			assert_int_equal(got.nr, expected.nr);
+			assert_int_equal(got.bytes, expected.bytes);
+			nr_all += expected.nr;
+		}
+		assert_true(nr_all > 0);
+	}
+	store_close(store);
+}
+
+static void test_check_filter_when_the_run_has_no_such_layer_or_step_then_says_so(void **state)
+{
+	struct store_filter filter = STORE_FILTER_NONE;
+	struct built_run built;
+
+	builder_make_random(path, 3, &built);
+	struct store *store = open_store();
+
+	assert_int_equal(store_check_filter(store, &filter), 0);
+	filter.layers = STORE_LAYERS_BELOW;
+	filter.layer = "a";
+	filter.step = built.nr_steps - 1;
+	assert_int_equal(store_check_filter(store, &filter), 0);
+	filter.layer = "b";
+	assert_int_equal(store_check_filter(store, &filter), -ENOENT);
+	assert_non_null(strstr(store_message(store), "has no layer 'b'"));
+	filter.layer = NULL;
+	filter.step = built.nr_steps;
+	assert_int_equal(store_check_filter(store, &filter), -ENOENT);
+	assert_non_null(strstr(store_message(store), "has no step"));
+	store_close(store);
 }
 
 static int stop_at_third(const struct store_allocation *allocation, void *arg)
@@ -989,7 +1108,7 @@ static void test_each_when_the_callback_returns_nonzero_then_stops_with_it(void 
 	builder_make_random(path, 4, &built);
 	struct store *store = open_store();
 
-	assert_int_equal(store_each_live(store, BUILDER_CUDA, built.last_seq, stop_at_third, &calls), 42);
+	assert_int_equal(store_each_live(store, BUILDER_CUDA, built.last_seq, NULL, stop_at_third, &calls), 42);
 	assert_int_equal(calls, 3);
 	store_close(store);
 }
@@ -1278,7 +1397,7 @@ static bool read_everything(void)
 	for (size_t d = 0; d < 2; d++) {
 		assert_errno(store_each_step(store, devices[d], ignore_step, NULL));
 		assert_errno(store_each_phase(store, devices[d], ignore_phase, NULL));
-		assert_errno(store_each_live(store, devices[d], 100, ignore_allocation, NULL));
+		assert_errno(store_each_live(store, devices[d], 100, NULL, ignore_allocation, NULL));
 		assert_errno(store_each_layer(store, devices[d], ignore_layer, NULL));
 		assert_errno(store_read_composition(store, devices[d], WINDOW_STEADY_STEP, &composition));
 		assert_errno(store_read_composition(store, devices[d], WINDOW_INFERENCE, &composition));
@@ -1478,6 +1597,8 @@ int main(void)
 	        cmocka_unit_test_setup(test_levels_when_any_number_of_buckets_then_no_peak_is_lost, start_empty),
 	        cmocka_unit_test_setup(test_levels_when_the_window_is_empty_then_refuses, start_empty),
 	        cmocka_unit_test_setup(test_each_live_when_at_any_instant_then_biggest_first_and_complete, start_empty),
+	        cmocka_unit_test_setup(test_each_live_when_filtered_then_equals_brute_force, start_empty),
+	        cmocka_unit_test_setup(test_check_filter_when_the_run_has_no_such_layer_or_step_then_says_so, start_empty),
 	        cmocka_unit_test_setup(test_each_when_the_callback_returns_nonzero_then_stops_with_it, start_empty),
 	        cmocka_unit_test_setup(test_each_layer_when_read_then_equals_brute_force_in_tree_order, start_empty),
 	        cmocka_unit_test_setup(test_each_layer_when_parents_run_in_circles_then_each_comes_once, start_empty),

@@ -242,7 +242,7 @@ static int live_at_device_peak(const struct store_device *device, void *arg)
 {
 	struct counted *counted = arg;
 
-	return store_each_live(counted->store, device->device, device->peak_seq, block_equals_its_view, &counted->nr);
+	return store_each_live(counted->store, device->device, device->peak_seq, NULL, block_equals_its_view, &counted->nr);
 }
 
 static void test_v_peak_when_read_then_equals_what_is_alive_at_the_peak(void **state)
