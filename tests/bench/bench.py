@@ -2,12 +2,16 @@
 
 usage: bench.py [--short]
 
-Each load runs bare, under the hook and under torch.profiler in turn, so that whatever else the machine does falls on all
-alike; a figure is the median of the paired differences or ratios, with the span of the middle half of them in brackets.
-A figure is printed, never a reason to fail.  On a machine that does other things too, the CPU time says more than the clock.
+Each load runs in one process for each variant: bare, under the hook (with and without stacks) and under torch.profiler.
+They live side by side and take turns, a fraction of a second each, so that whatever else the machine does falls on all
+alike.  What luck each process had with its memory's layout stays with it, so this is done again with new processes
+several times.  A set of processes gives one figure, the median over its turns of the difference (or ratio) to the bare
+process; printed are the median over all sets, its standard error, and the middle half of the sets.
+A figure is printed, never a reason to fail.
 """
 
 import json
+import math
 import pathlib
 import statistics
 import subprocess
@@ -21,45 +25,89 @@ sys.path.insert(0, str(HERE.parent / "e2e"))
 import harness  # noqa: E402  (found only with the path above)
 
 VERSION = harness.VERSIONS[0]
+# What is run beside the bare process: name, what it is called, preload, environment, arguments.
+VARIANTS = {
+    "bare": ("bare", (), {}, []),
+    "ours": ("nnmem", (harness.HOOK,), {"NNMEM_STACKS": "off"}, []),
+    "stacks": ("nnmem with Python stacks", (harness.HOOK,), {"NNMEM_STACKS": "python"}, []),
+    "profiler": ("torch.profiler", (), {}, ["profile"]),
+}
+# How long the recorder may go on with what a turn left in the ring before the next turn begins.
+SETTLE_S = 0.12
 
 
-def load(folder, variant, *args):
-    """One run of load.py; what it says, and seconds from its own last line until the recorder has left."""
-    words = [harness.python_of(VERSION), HERE / "load.py", *args] + (["profile"] if variant == "profiler" else [])
-    done = harness.run(words, folder, preload=(harness.HOOK,) if variant == "ours" else (), timeout=900)
-    ended = time.monotonic_ns()
-    if variant == "ours":
-        while harness.recorders_of(done.pid):
+class Load:
+    """A process of load.py; closed, it has ended and its recorder has left."""
+
+    def __init__(self, folder, variant, what):
+        _, preload, extra, words = VARIANTS[variant]
+        self.folder = folder / variant
+        self.folder.mkdir(exist_ok=True)
+        self.hooked = bool(preload)
+        self.process = subprocess.Popen(
+            [harness.python_of(VERSION), HERE / "load.py", what, *words],
+            cwd=self.folder,
+            env=harness.environment(preload, **extra),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.work(1)
+
+    def work(self, amount):
+        self.process.stdin.write(f"{amount}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        """Seconds from the script's own last line until the recorder has left; without a recorder, until the process has."""
+        self.process.stdin.close()
+        end = json.loads(self.process.stdout.readline())["end"]
+        if self.process.wait(60) != 0:
+            raise RuntimeError(f"load.py ended with {self.process.returncode}")
+        while self.hooked and harness.recorders_of(self.process.pid):
             time.sleep(0.002)
-            ended = time.monotonic_ns()
-    said = json.loads(done.out)
-    said["closing_s"] = (ended - said["end"]) / 1e9
-    return said
+        return (time.monotonic_ns() - end) / 1e9
 
 
-def spread(values):
-    """Median and the quartiles on either side."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
-    return middle, low, high
+def turns(folder, what, variants, amount, nr_turns, settle_s=SETTLE_S):
+    """{variant: [what load.py said in each turn]}.  Every other round goes backwards, so that no one is always the next."""
+    loads = {variant: Load(folder, variant, what) for variant in variants}
+    result = {variant: [] for variant in variants}
+    for number in range(nr_turns):
+        for variant in variants if number % 2 == 0 else reversed(variants):
+            result[variant].append(loads[variant].work(amount))
+            if loads[variant].hooked:
+                time.sleep(settle_s)
+    closing = {variant: load.close() for variant, load in loads.items()}
+    return result, closing
 
 
 def show(what, values, unit, goal=""):
-    middle, low, high = spread(values)
-    print(f"  {what:<58} {middle:9.2f} {unit}  [{low:.2f} .. {high:.2f}]  {goal}", flush=True)
+    """The median of @values, its standard error (from the middle half, as of a normal sample), the middle half."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    error = f"+- {1.2533 * (high - low) / 1.349 / math.sqrt(len(values)):<6.2f} [{low:.2f} .. {high:.2f}]" if len(values) > 1 else ""
+    print(f"  {what:<58} {middle:8.2f} {unit} {error}  {goal}".rstrip(), flush=True)
 
 
-def rounds(folder, nr_rounds, *args, variants=("bare", "ours", "profiler")):
-    """{variant: [what load.py said, a round each]}, the variants taking turns at going first."""
-    result = {variant: [] for variant in variants}
-    for number in range(nr_rounds):
-        shift = number % len(variants)
-        for variant in variants[shift:] + variants[:shift]:
-            result[variant].append(load(folder, variant, *args))
-    return result
-
-
-def pairs(result, variant, combine, what="ns"):
-    return [combine(one[what], bare[what]) for one, bare in zip(result[variant], result["bare"])]
+def compare(folder, what, amount, sizes, unit, combine, goals):
+    """Run a load with all variants, and print a line for each: @combine(its figure, the bare one of the same round)."""
+    nr_sets, nr_turns = sizes
+    bare, added = [], {}
+    for _ in range(nr_sets):
+        result, _ = turns(folder, what, tuple(VARIANTS), amount, nr_turns)
+        bare.append(statistics.median(one["ns"] for one in result["bare"]) / (1e6 if unit == "% " else 1))
+        for variant in tuple(VARIANTS)[1:]:
+            for clock in ("ns", "cpu_ns"):
+                figures = [combine(one[clock], zero[clock]) for one, zero in zip(result[variant], result["bare"])]
+                added.setdefault((variant, clock), []).append(statistics.median(figures))
+    show("bare", bare, "ms" if unit == "% " else "ns")
+    for (variant, clock), figures in added.items():
+        if clock == "ns":
+            show(f"added by {VARIANTS[variant][0]}", figures, unit, goals.get(variant, ""))
+        else:
+            show("  in CPU time of the thread", figures, unit)
 
 
 def start_up(command, nr_rounds, folder):
@@ -76,44 +124,44 @@ def start_up(command, nr_rounds, folder):
     return added
 
 
+def million(folder, steps):
+    """A long run: how its end, its file and its report are."""
+    result, closing = turns(folder, "transformer", ("bare", "ours"), steps, 1, settle_s=0)
+    events = harness.Db(folder / "ours/run.db").run()["events"]
+    print(f"a run of {events:,} events")
+    show("later than a bare process, the run file is closed", [closing["ours"] - closing["bare"]], "s ", "goal: 1")
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        harness.report("run.db", folder=folder / "ours")
+        times.append(time.perf_counter() - start)
+    show("nnmem-report's summary", times, "s ", "goal: 0.5")
+    show("size of run.db", [(folder / "ours/run.db").stat().st_size / 1e6], "MB")
+
+
+def difference(one, bare):
+    return one - bare
+
+
+def percent(one, bare):
+    return 100 * (one / bare - 1)
+
+
 def main():
     short = "--short" in sys.argv[1:]
-    nr_rounds = 2 if short else 7
+    sizes = nr_sets, nr_turns = (1, 2) if short else (10, 6)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        print(f"PyTorch {VERSION}, {nr_rounds} rounds, one thread; medians of paired figures [middle half]")
+        print(f"PyTorch {VERSION}, one thread, {nr_sets} sets of processes, {nr_turns} turns each; median +- error [middle half]")
 
-        print("one thread allocating and freeing a small tensor")
-        result = rounds(folder, nr_rounds, "allocations", 20_000 if short else 300_000)
-        show("bare, an event", [one["ns"] for one in result["bare"]], "ns")
-        show("added by nnmem, an event", pairs(result, "ours", lambda a, b: a - b), "ns", "goal: 150")
-        show("  in CPU time of the thread", pairs(result, "ours", lambda a, b: a - b, "cpu_ns"), "ns")
-        show("added by torch.profiler, an event", pairs(result, "profiler", lambda a, b: a - b), "ns")
-
-        for net, title, steps, goal in (
-            ("E2", "E2, batch 64", 3 if short else 20, "goal: 2"),
-            ("transformer", "small-tensor transformer", 5 if short else 100, "goal: 10"),
-        ):
+        print("one thread allocating and freeing a small tensor, an event")
+        goals = {"ours": "goal: 150", "stacks": "goal: 400"}
+        compare(folder, "allocations", 10_000 if short else 200_000, sizes, "ns", difference, goals)
+        for net, title, steps, goal in (("E2", "E2, batch 64", 2, "goal: 2"), ("transformer", "small-tensor transformer", 40, "goal: 10")):
             print(f"{title}: a training step")
-            result = rounds(folder, nr_rounds, net, steps)
-            show("bare", [one["ns"] / 1e6 for one in result["bare"]], "ms")
-            show("added by nnmem", pairs(result, "ours", lambda a, b: 100 * (a / b - 1)), "% ", goal)
-            show("  in CPU time of the thread", pairs(result, "ours", lambda a, b: 100 * (a / b - 1), "cpu_ns"), "% ")
-            show("added by torch.profiler", pairs(result, "profiler", lambda a, b: 100 * (a / b - 1)), "% ")
+            compare(folder, net, 1 if short else steps, sizes, "% ", percent, {"ours": goal})
 
-        steps = 10 if short else 410
-        result = rounds(folder, 1 if short else 3, "transformer", steps, variants=("bare", "ours"))
-        events = harness.Db(folder / "run.db").run()["events"]
-        print(f"a run of {events:,} events")
-        show("from the script's last line until a bare process has ended", [one["closing_s"] for one in result["bare"]], "s ")
-        show("later, the run file is closed", pairs(result, "ours", lambda a, b: a - b, "closing_s"), "s ", "goal: 1")
-        times = []
-        for _ in range(nr_rounds):
-            start = time.perf_counter()
-            harness.report("run.db", folder=folder)
-            times.append(time.perf_counter() - start)
-        show("nnmem-report's summary", times, "s ", "goal: 0.5")
-        show("size of run.db", [(folder / "run.db").stat().st_size / 1e6], "MB")
+        million(folder, 10 if short else 410)
 
         print("a process that never imports torch")
         show("added to /bin/true", start_up(["/bin/true"], 5 if short else 200, folder), "ms", "goal: 1")
