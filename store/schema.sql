@@ -1,4 +1,4 @@
--- The run file: one traced process, as nnmem-record writes it (store/writer.c) and nnmem-report reads it (store/reader.c).
+-- The run file: one traced process, as nnmem-record writes it (store/writer_rows.c) and nnmem-report reads it (store/reader.c).
 --
 -- Tables may change between schema versions (PRAGMA user_version); the views at the end are the public contract and keep
 -- their names and columns.  Codes (phase, category, ...) are those of store/names.h; table `name` spells them.
