@@ -34,6 +34,8 @@ struct rows {
 	size_t nr_kept, room_kept;
 	bool has_unit;
 	struct unit unit;
+	const char *unit_column; /* whose heading names the unit, NULL: none */
+	char unit_heading[64];
 	int error;
 };
 
@@ -70,6 +72,12 @@ void rows_set_unit(struct rows *rows, struct unit unit)
 		return;
 	rows->has_unit = true;
 	rows->unit = unit;
+}
+
+void rows_name_unit(struct rows *rows, const char *column)
+{
+	if (rows)
+		rows->unit_column = column;
 }
 
 static void begin(struct rows *rows, bool for_people, enum style style)
@@ -355,6 +363,16 @@ static const char *cell_words(struct rows *rows, const struct row_column *column
 	return ret;
 }
 
+static const char *heading_of(struct rows *rows, const struct row_column *column)
+{
+	if (!strcmp(column->heading, "%"))
+		return rows->unit.name;
+	if (!rows->unit_column || strcmp(column->name, rows->unit_column) != 0)
+		return column->heading;
+	snprintf(rows->unit_heading, sizeof(rows->unit_heading), "%s, %s", column->heading, rows->unit.name);
+	return rows->unit_heading;
+}
+
 static int print_for_people(struct rows *rows)
 {
 	struct report *report = rows->report;
@@ -373,7 +391,7 @@ static int print_for_people(struct rows *rows)
 			continue;
 		source[nr_shown] = j;
 		shown[nr_shown++] = (struct column){
-		        .heading = strcmp(column->heading, "%") ? column->heading : rows->unit.name,
+		        .heading = heading_of(rows, column),
 		        .right = column->type != COLUMN_TEXT || (column->flags & COLUMN_RIGHT),
 		        .flexible = column->flags & COLUMN_FLEXIBLE,
 		};

@@ -79,6 +79,9 @@ struct rows *rows_new(struct report *report, const struct row_kind *kind);
 /* The unit of COLUMN_BYTES for people; by default the one for the largest of them.  Before rows_close(). */
 void rows_set_unit(struct rows *rows, struct unit unit);
 
+/* Add the unit to the heading of @column, where no heading is "%": "layer, MiB". */
+void rows_name_unit(struct rows *rows, const char *column);
+
 void row_begin(struct rows *rows);
 /* A row that programs do not see: a total, "13 smaller blocks". */
 void row_begin_for_people(struct rows *rows, enum style style);

@@ -65,6 +65,45 @@ void report_heading(struct report *report, const char *format, ...)
 	fprintf(report->out, "%s\n", style_end(STYLE_STRONG, report->colour));
 }
 
+/* Print @text, its line broken at blanks; a word that is longer than a line stays whole. */
+static void print_wrapped(FILE *out, const char *text, unsigned width, unsigned indent)
+{
+	unsigned column = 0;
+
+	while (*text) {
+		size_t blanks = strspn(text, " ");
+		size_t length = strcspn(text + blanks, " ");
+		char word[SAFE_TEXT_MAX];
+		unsigned columns;
+
+		snprintf(word, sizeof(word), "%.*s", (int)length, text + blanks);
+		columns = (unsigned)text_width(word);
+		if (column > indent && column + blanks + columns > width) {
+			fprintf(out, "\n%*s", (int)indent, "");
+			column = indent;
+			blanks = 0;
+		}
+		fprintf(out, "%*s%s", (int)blanks, "", word);
+		column += (unsigned)blanks + columns;
+		text += strspn(text, " ") + length;
+	}
+	putc('\n', out);
+}
+
+void report_say(struct report *report, unsigned indent, const char *format, ...)
+{
+	char *text = NULL;
+	va_list list;
+	int length;
+
+	va_start(list, format);
+	length = vasprintf(&text, format, list);
+	va_end(list);
+	if (length >= 0)
+		print_wrapped(report->out, text, report->width, indent);
+	free(length >= 0 ? text : NULL);
+}
+
 void report_warning(struct report *report, const char *format, ...)
 {
 	va_list list;

@@ -79,6 +79,8 @@ const char *report_safe(struct report *report, const char *raw);
 const char *report_layer(struct report *report, const char *root, const char *layer);
 /* A heading line. */
 void report_heading(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A paragraph, wrapped at blanks to the width of a line; from the second line on indented by @indent columns. */
+void report_say(struct report *report, unsigned indent, const char *format, ...) __attribute__((format(printf, 3, 4)));
 /* A line in the colour of trouble, marked so that it is seen without colour too. */
 void report_warning(struct report *report, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Whether the reader of our output is still there: 0, -EPIPE or what writing said. */

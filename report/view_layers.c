@@ -1,6 +1,7 @@
 /*
- * layers: the tree of modules with what each owns in the step of the device's peak.  A line for what no layer owns makes
- * every column close to its total.
+ * layers: the tree of modules with what each has in a step, that of the device's peak or another one.  A layer's numbers
+ * include the layers below it, so that a tree is read from the top; what a container owns itself is a line of its own.  The
+ * line for what no layer owns makes every column close to its total.
  */
 #include "report/live.h"
 
@@ -11,85 +12,92 @@
 
 #define INDENT_MAX 24u
 #define WIDE       100u /* columns of a line with room for everything */
+#define PEAKS_FROM 90u  /* ... for the peaks of forward and backward */
+#define ITSELF     "(itself)"
 
-enum { SUM_PARAMS, SUM_GRADIENT, SUM_STATE, SUM_SAVED, SUM_TEMPORARY, SUM_AT_PEAK, NR_SUMS };
+static const struct row_column layer_columns[] = {
+        {"root", NULL, COLUMN_TEXT, 0, 0},
+        {"layer", NULL, COLUMN_TEXT, 0, 0},
+        {"name", "layer", COLUMN_TEXT, COLUMN_FOR_PEOPLE | COLUMN_FLEXIBLE, 0},
+        {"class", "class", COLUMN_TEXT, COLUMN_FLEXIBLE, WIDE},
+        {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"step", NULL, COLUMN_NUMBER, 0, 0},
+        {"params_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"gradient_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"optimizer_state_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"saved_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"temporary_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"live_at_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"subtree_params_bytes", "params", COLUMN_BYTES, 0, 0},
+        {"subtree_gradient_bytes", "grads", COLUMN_BYTES, 0, 70},
+        {"subtree_optimizer_state_bytes", "state", COLUMN_BYTES, 0, 0},
+        {"subtree_saved_bytes", "saved", COLUMN_BYTES, 0, 0},
+        {"subtree_temporary_bytes", "temp", COLUMN_BYTES, 0, 0},
+        {"forward_peak_bytes", "fwd peak", COLUMN_BYTES, COLUMN_IF_ANY, PEAKS_FROM},
+        {"backward_peak_bytes", "bwd peak", COLUMN_BYTES, COLUMN_IF_ANY, PEAKS_FROM},
+        {"subtree_live_at_peak_bytes", "at peak", COLUMN_BYTES, 0, 0},
+};
+static const struct row_kind layer_kind = ROW_KIND("layer", layer_columns);
+static const struct row_kind *const kinds[] = {&layer_kind, NULL};
 
 struct node {
-	uint32_t id;
-	char *root, *layer, *class_name; /* NULL: what no layer owns */
-	uint64_t sums[NR_SUMS];
-	uint64_t forward_peak_bytes, backward_peak_bytes;
-	size_t parent, first_child, last_child, next_sibling; /* index + 1, 0: none */
-	bool holds;                                           /* it or a layer below it has a number to show */
-	unsigned depth;
+	struct store_layer layer; /* its strings are owned, NULL for what no layer owns */
+	size_t parent;            /* index + 1, 0: none */
+	unsigned depth;           /* below the first that is shown */
+	bool holds;               /* it or a layer below it has a number to show */
+	bool has_children;        /* that hold something */
+	bool chosen;              /* by --layer */
 };
 
 struct tree {
-	struct node *nodes; /* in the order met: a parent before its children */
+	struct node *nodes; /* in the order of a tree: a parent before its children; last what no layer owns */
 	size_t nr_nodes, room_nodes;
-	uint32_t *by_id; /* index + 1 by id, for ids below room_ids */
-	size_t room_ids;
+	size_t *path, room_path; /* of the last node: its ancestors */
+	size_t depth;
 };
 
 static void tree_release(struct tree *tree)
 {
 	for (size_t i = 0; i < tree->nr_nodes; i++) {
-		free(tree->nodes[i].root);
-		free(tree->nodes[i].layer);
-		free(tree->nodes[i].class_name);
+		free((char *)(uintptr_t)tree->nodes[i].layer.root);
+		free((char *)(uintptr_t)tree->nodes[i].layer.layer);
+		free((char *)(uintptr_t)tree->nodes[i].layer.class_name);
 	}
 	free(tree->nodes);
-	free(tree->by_id);
+	free(tree->path);
 	*tree = (struct tree){0};
 }
 
-static int copy(const char *text, char **ret)
+static int copy(const char *text, const char **ret)
 {
-	*ret = text ? strdup(text) : NULL;
-	return text && !*ret ? -ENOMEM : 0;
+	*ret = strdup(text ? text : "?");
+	return *ret ? 0 : -ENOMEM;
 }
 
-/* The hook counts modules from 1, so ids are dense; a file that says otherwise gets a flat list. */
-#define ID_MAX (1u << 20)
-
-static int remember_id(struct tree *tree, uint32_t id, size_t index)
+static bool has_numbers(const struct store_layer_sums *sums)
 {
-	if (id == 0 || id > ID_MAX)
-		return 0;
-	if (id >= tree->room_ids) {
-		size_t room = tree->room_ids ? tree->room_ids : 256;
-		uint32_t *by_id;
+	return sums->params_bytes || sums->gradient_bytes || sums->optimizer_state_bytes || sums->saved_bytes ||
+	       sums->temporary_bytes || sums->live_at_peak_bytes;
+}
 
-		while (room <= id)
-			room *= 2;
-		by_id = realloc(tree->by_id, room * sizeof(*by_id));
-		if (!by_id)
+/* The layer's parent is the innermost of the last node's ancestors, or the last node, that it names; else it is a root. */
+static int find_place(struct tree *tree, struct node *node)
+{
+	while (tree->depth &&
+	       (!node->layer.parent || tree->nodes[tree->path[tree->depth - 1]].layer.module != node->layer.parent))
+		tree->depth--;
+	if (tree->depth == tree->room_path) {
+		size_t room = tree->room_path ? tree->room_path * 2 : 32;
+		size_t *path = realloc(tree->path, room * sizeof(*path));
+
+		if (!path)
 			return -ENOMEM;
-		memset(by_id + tree->room_ids, 0, (room - tree->room_ids) * sizeof(*by_id));
-		tree->by_id = by_id;
-		tree->room_ids = room;
+		tree->path = path;
+		tree->room_path = room;
 	}
-	if (!tree->by_id[id])
-		tree->by_id[id] = (uint32_t)(index + 1);
+	node->parent = tree->depth ? tree->path[tree->depth - 1] + 1 : 0;
+	tree->path[tree->depth++] = tree->nr_nodes - 1;
 	return 0;
-}
-
-static void link_to_parent(struct tree *tree, size_t index, uint32_t parent_id)
-{
-	struct node *node = &tree->nodes[index], *parent;
-	size_t parent_index = parent_id < tree->room_ids ? tree->by_id[parent_id] : 0;
-
-	/* Only to one that was met before: so no file can make a circle. */
-	if (!parent_id || !parent_index || parent_index - 1 >= index)
-		return;
-	parent = &tree->nodes[parent_index - 1];
-	node->parent = parent_index;
-	node->depth = parent->depth + 1;
-	if (parent->last_child)
-		tree->nodes[parent->last_child - 1].next_sibling = index + 1;
-	else
-		parent->first_child = index + 1;
-	parent->last_child = index + 1;
 }
 
 static int each_layer(const struct store_layer *layer, void *arg)
@@ -108,242 +116,60 @@ static int each_layer(const struct store_layer *layer, void *arg)
 		tree->room_nodes = room;
 	}
 	node = &tree->nodes[tree->nr_nodes++];
-	*node = (struct node){
-	        .id = layer->module,
-	        .sums = {layer->params_bytes, layer->gradient_bytes, layer->optimizer_state_bytes, layer->saved_bytes,
-	                 layer->temporary_bytes, layer->live_at_peak_bytes},
-	        .forward_peak_bytes = layer->forward_peak_bytes,
-	        .backward_peak_bytes = layer->backward_peak_bytes,
-	};
+	*node = (struct node){.layer = *layer};
+	node->layer.root = node->layer.layer = node->layer.class_name = NULL;
 	if (!layer->module)
 		return 0;
-	error = copy(layer->root ? layer->root : "?", &node->root);
+	error = copy(layer->root, &node->layer.root);
 	if (!error)
-		error = copy(layer->layer ? layer->layer : "?", &node->layer);
+		error = copy(layer->layer, &node->layer.layer);
 	if (!error)
-		error = copy(layer->class_name ? layer->class_name : "?", &node->class_name);
-	if (!error)
-		error = remember_id(tree, layer->module, tree->nr_nodes - 1);
-	if (!error)
-		link_to_parent(tree, tree->nr_nodes - 1, layer->parent);
-	return error;
+		error = copy(layer->class_name, &node->layer.class_name);
+	return error ? error : find_place(tree, node);
 }
 
+/* Children come after their parents, so backwards every child is done before its parent. */
 static void mark_holders(struct tree *tree)
 {
-	/* Children come after their parents, so backwards every child is done before its parent. */
 	for (size_t i = tree->nr_nodes; i-- > 0;) {
 		struct node *node = &tree->nodes[i];
 
-		for (size_t j = 0; j < NR_SUMS; j++)
-			node->holds |= node->sums[j] != 0;
-		for (size_t child = node->first_child; child; child = tree->nodes[child - 1].next_sibling)
-			node->holds |= tree->nodes[child - 1].holds;
+		node->holds |= has_numbers(&node->layer.own);
+		if (node->holds && node->parent)
+			tree->nodes[node->parent - 1].holds = tree->nodes[node->parent - 1].has_children = true;
 	}
 }
 
-/* The nodes as a tree is read, from top to bottom; NULL without memory.  The caller frees it. */
-static size_t *tree_order(const struct tree *tree)
-{
-	size_t *order = calloc(tree->nr_nodes + 1, sizeof(*order));
-	size_t *stack = malloc((tree->nr_nodes + 1) * sizeof(*stack));
-	size_t nr = 0;
+/* ---- --layer */
 
-	if (!order || !stack) {
-		free(order);
-		free(stack);
-		return NULL;
-	}
+static bool is_named(const struct store_filter *filter, const struct store_layer *layer)
+{
+	size_t length = strlen(layer->root);
+
+	if (!strcmp(layer->layer, filter->layer))
+		return true;
+	if (strncmp(filter->layer, layer->root, length) != 0)
+		return false;
+	return *layer->layer ? filter->layer[length] == '.' && !strcmp(filter->layer + length + 1, layer->layer)
+	                     : !filter->layer[length];
+}
+
+/* Choose the layers that the filter names and, where it says so, those below them. */
+static void choose_layers(struct tree *tree, const struct store_filter *filter)
+{
 	for (size_t i = 0; i < tree->nr_nodes; i++) {
-		size_t depth = 0;
+		struct node *node = &tree->nodes[i];
+		const struct node *parent = node->parent ? &tree->nodes[node->parent - 1] : NULL;
+		bool below = parent && parent->chosen;
 
-		if (tree->nodes[i].parent)
-			continue;
-		stack[depth++] = i + 1;
-		while (depth) {
-			size_t at = stack[depth - 1];
-			const struct node *node = &tree->nodes[at - 1];
-
-			order[nr++] = at - 1;
-			/* A sibling takes the place of what was just left, children go on top of it. */
-			if (node->parent && node->next_sibling)
-				stack[depth - 1] = node->next_sibling;
-			else
-				depth--;
-			if (node->first_child)
-				stack[depth++] = node->first_child;
-		}
+		if (filter->layers == STORE_LAYERS_ANY)
+			node->chosen = true;
+		else if (!node->layer.layer)
+			node->chosen = filter->layers == STORE_LAYERS_NONE;
+		else if (filter->layer)
+			node->chosen = is_named(filter, &node->layer) || (filter->layers == STORE_LAYERS_BELOW && below);
+		node->depth = below ? parent->depth + 1 : 0;
 	}
-	free(stack);
-	return order;
-}
-
-/* ---- text */
-
-struct printing {
-	struct report *report;
-	struct table *table;
-	struct unit unit;
-	bool classes;
-	uint64_t totals[NR_SUMS];
-};
-
-static void add_numbers(struct printing *printing, const uint64_t sums[NR_SUMS], bool has_peaks, uint64_t forward,
-                        uint64_t backward)
-{
-	format_buffer number;
-
-	for (size_t j = 0; j < NR_SUMS; j++) {
-		if (j == SUM_AT_PEAK) {
-			table_cell(printing->table, has_peaks ? format_in_unit(printing->unit, forward, number) : "");
-			table_cell(printing->table, has_peaks ? format_in_unit(printing->unit, backward, number) : "");
-		}
-		table_cell(printing->table, format_in_unit(printing->unit, sums[j], number));
-	}
-}
-
-static void add_row(struct printing *printing, enum style style, const char *name, const char *class_name)
-{
-	table_row(printing->table, style);
-	table_cell(printing->table, name);
-	if (printing->classes)
-		table_cell(printing->table, class_name);
-}
-
-/* A child is named by what it adds to its parent's path. */
-static const char *own_name(struct report *report, const struct tree *tree, const struct node *node)
-{
-	char indented[SAFE_TEXT_MAX];
-	unsigned step = report->table_width && report->table_width < WIDE ? 1 : 2;
-	unsigned indent = node->depth * step < INDENT_MAX ? node->depth * step : INDENT_MAX;
-	const char *name = node->layer;
-
-	if (!*name)
-		return report_safe(report, node->root);
-	if (node->parent) {
-		const char *path = tree->nodes[node->parent - 1].layer;
-		size_t length = strlen(path);
-
-		if (length && !strncmp(name, path, length) && name[length] == '.')
-			name += length + 1;
-	}
-	snprintf(indented, sizeof(indented), "%*s%s", (int)indent, "", name);
-	return report_safe(report, indented);
-}
-
-static int compare_at_peak(const void *a, const void *b, void *arg)
-{
-	const struct tree *tree = arg;
-	size_t x = *(const size_t *)a, y = *(const size_t *)b;
-	uint64_t of_x = tree->nodes[x].sums[SUM_AT_PEAK], of_y = tree->nodes[y].sums[SUM_AT_PEAK];
-
-	if (of_x != of_y)
-		return of_x > of_y ? -1 : 1;
-	return x < y ? -1 : x > y;
-}
-
-static void add_to(uint64_t sums[NR_SUMS], const struct node *node)
-{
-	for (size_t j = 0; j < NR_SUMS; j++)
-		sums[j] += node->sums[j];
-}
-
-/* Add up all layers.  Returns the largest number that the table shows. */
-static uint64_t add_totals(struct printing *printing, const struct tree *tree)
-{
-	uint64_t largest = 0;
-
-	for (size_t i = 0; i < tree->nr_nodes; i++) {
-		const struct node *node = &tree->nodes[i];
-
-		add_to(printing->totals, node);
-		largest = node->backward_peak_bytes > largest ? node->backward_peak_bytes : largest;
-		largest = node->forward_peak_bytes > largest ? node->forward_peak_bytes : largest;
-	}
-	for (size_t j = 0; j < NR_SUMS; j++)
-		largest = printing->totals[j] > largest ? printing->totals[j] : largest;
-	return largest;
-}
-
-/*
- * A row for each layer that holds something, in @order: as a tree, or, where there is a @limit, as a list with a row for
- * those beyond it.  Returns how many layers hold nothing.
- */
-static uint64_t add_layers(struct printing *printing, const struct tree *tree, const size_t *order, uint64_t limit)
-{
-	struct report *report = printing->report;
-	bool flat = limit != LIMIT_ALL;
-	uint64_t shown = 0, rest = 0, empty = 0;
-	uint64_t rest_sums[NR_SUMS] = {0};
-	format_buffer number;
-	char words[96];
-
-	for (size_t i = 0; i < tree->nr_nodes; i++) {
-		const struct node *node = &tree->nodes[order[i]];
-
-		if (!node->layer)
-			continue;
-		if (!node->holds) {
-			empty++;
-		} else if (flat && shown == limit) {
-			rest++;
-			add_to(rest_sums, node);
-		} else {
-			shown++;
-			add_row(printing, STYLE_PLAIN,
-			        flat ? report_layer(report, node->root, node->layer) : own_name(report, tree, node),
-			        report_safe(report, node->class_name));
-			add_numbers(printing, node->sums, true, node->forward_peak_bytes, node->backward_peak_bytes);
-		}
-	}
-	if (rest) {
-		snprintf(words, sizeof(words), "%s more layers", format_count(rest, number));
-		add_row(printing, STYLE_FAINT, words, "");
-		add_numbers(printing, rest_sums, false, 0, 0);
-	}
-	return empty;
-}
-
-static int print_tree(struct report *report, const struct tree *tree, size_t *order)
-{
-	static const struct column wide[] = {
-	        {"layer", false, true},    {"class", false, true},   {"params", true, false}, {"grads", true, false},
-	        {"state", true, false},    {"saved", true, false},   {"temp", true, false},   {"fwd peak", true, false},
-	        {"bwd peak", true, false}, {"at peak", true, false},
-	};
-	static const struct column narrow[] = {
-	        {"layer", false, true},    {"params", true, false},   {"grads", true, false},
-	        {"state", true, false},    {"saved", true, false},    {"temp", true, false},
-	        {"fwd peak", true, false}, {"bwd peak", true, false}, {"at peak", true, false},
-	};
-	uint64_t limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit;
-	struct printing printing = {.report = report, .classes = !report->table_width || report->table_width >= WIDE};
-	uint64_t empty;
-	format_buffer number;
-	int error;
-
-	printing.unit = unit_for_table(report->arguments->units, add_totals(&printing, tree));
-	printing.table = printing.classes ? table_new(wide, sizeof(wide) / sizeof(wide[0]))
-	                                  : table_new(narrow, sizeof(narrow) / sizeof(narrow[0]));
-	if (limit != LIMIT_ALL)
-		qsort_r(order, tree->nr_nodes, sizeof(*order), compare_at_peak, (void *)(uintptr_t)tree);
-	empty = add_layers(&printing, tree, order, limit);
-	for (size_t i = 0; i < tree->nr_nodes; i++)
-		if (!tree->nodes[i].layer) {
-			add_row(&printing, STYLE_FAINT, "no layer", "");
-			add_numbers(&printing, tree->nodes[i].sums, false, 0, 0);
-		}
-	add_row(&printing, STYLE_STRONG, "total", "");
-	add_numbers(&printing, printing.totals, false, 0, 0);
-	fprintf(report->out, "%s, each layer without those below it; fwd and bwd peak: all that was alive while it ran\n",
-	        printing.unit.bytes > 1 ? printing.unit.name : "Bytes");
-	error = report_print_table(report, printing.table);
-	table_free(printing.table);
-	if (empty)
-		fprintf(report->out, "%s(%s layer%s without memory of %s own not shown)%s\n",
-		        style_begin(STYLE_FAINT, report->colour), format_count(empty, number), empty == 1 ? "" : "s",
-		        empty == 1 ? "its" : "their", style_end(STYLE_FAINT, report->colour));
-	return error;
 }
 
 static bool has_several_roots(const struct tree *tree)
@@ -351,119 +177,274 @@ static bool has_several_roots(const struct tree *tree)
 	const char *root = NULL;
 
 	for (size_t i = 0; i < tree->nr_nodes; i++) {
-		if (!tree->nodes[i].root || !*tree->nodes[i].layer)
+		const struct store_layer *layer = &tree->nodes[i].layer;
+
+		if (!layer->root || !*layer->layer)
 			continue;
-		if (root && strcmp(root, tree->nodes[i].root))
+		if (root && strcmp(root, layer->root) != 0)
 			return true;
-		root = tree->nodes[i].root;
+		root = layer->root;
 	}
 	return false;
 }
 
-static int show_text(struct report *report)
-{
-	struct store_device device = {0};
-	struct tree tree = {0};
-	size_t *order = NULL;
-	int error;
-
-	if (!report->has_device) {
-		fprintf(report->out, "No tensor was allocated in this run.\n");
-		return report_losses(report);
-	}
-	error = report_losses(report);
-	if (!error)
-		error = report_read_device(report, &device);
-	if (!error)
-		error = store_each_layer(report->store, report->device, each_layer, &tree);
-	if (!error) {
-		order = tree_order(&tree);
-		error = order ? 0 : -ENOMEM;
-	}
-	if (!error) {
-		mark_holders(&tree);
-		report->several_roots = has_several_roots(&tree);
-		fprintf(report->out, "Layers on %s in step %" PRIu64 ", the one with the peak\n", report->device_name,
-		        device.peak_step);
-		error = print_tree(report, &tree, order);
-	}
-	free(order);
-	tree_release(&tree);
-	return error ? error : report_check(report);
-}
-
 /* ---- rows */
 
-static const struct row_column layer_columns[] = {
-        {"root", NULL, COLUMN_TEXT, 0, 0},
-        {"layer", NULL, COLUMN_TEXT, 0, 0},
-        {"class", NULL, COLUMN_TEXT, 0, 0},
-        {"device", NULL, COLUMN_TEXT, 0, 0},
-        {"params_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"gradient_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"optimizer_state_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"saved_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"temporary_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"forward_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"backward_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"live_at_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
-};
-static const struct row_kind layer_kind = ROW_KIND("layer", layer_columns);
-static const struct row_kind *const kinds[] = {&layer_kind, NULL};
-
-struct listing {
-	struct report *report;
-	struct rows *rows;
-	uint64_t limit, listed;
-};
-
-static int layer_row(const struct store_layer *layer, void *arg)
+static void add_peaks(struct rows *rows, const struct store_layer *layer)
 {
-	struct listing *listing = arg;
-	struct rows *rows = listing->rows;
+	/* 0: it was not called; parts of it may be used without a call (MultiheadAttention's out_proj). */
+	if (layer->has_peaks && layer->forward_peak_bytes)
+		row_count(rows, "forward_peak_bytes", layer->forward_peak_bytes);
+	if (layer->has_peaks && layer->backward_peak_bytes)
+		row_count(rows, "backward_peak_bytes", layer->backward_peak_bytes);
+}
 
-	if (listing->limit != LIMIT_ALL && listing->listed == listing->limit)
-		return 1;
-	listing->listed++;
-	row_begin(rows);
-	row_text(rows, "root", layer->module ? layer->root : NULL);
-	row_text(rows, "layer", layer->module ? layer->layer : NULL);
-	row_text(rows, "class", layer->module ? layer->class_name : NULL);
-	row_text(rows, "device", listing->report->device_name);
-	row_count(rows, "params_bytes", layer->params_bytes);
-	row_count(rows, "gradient_bytes", layer->gradient_bytes);
-	row_count(rows, "optimizer_state_bytes", layer->optimizer_state_bytes);
-	row_count(rows, "saved_bytes", layer->saved_bytes);
-	row_count(rows, "temporary_bytes", layer->temporary_bytes);
-	row_count(rows, "forward_peak_bytes", layer->forward_peak_bytes);
-	row_count(rows, "backward_peak_bytes", layer->backward_peak_bytes);
-	row_count(rows, "live_at_peak_bytes", layer->live_at_peak_bytes);
+/* What people see: the columns of a subtree. */
+static void add_sums(struct rows *rows, const struct store_layer_sums *sums)
+{
+	row_count(rows, "subtree_params_bytes", sums->params_bytes);
+	row_count(rows, "subtree_gradient_bytes", sums->gradient_bytes);
+	row_count(rows, "subtree_optimizer_state_bytes", sums->optimizer_state_bytes);
+	row_count(rows, "subtree_saved_bytes", sums->saved_bytes);
+	row_count(rows, "subtree_temporary_bytes", sums->temporary_bytes);
+	row_count(rows, "subtree_live_at_peak_bytes", sums->live_at_peak_bytes);
+}
+
+static int add_row_for_people(struct rows *rows, enum style style, const char *name, const char *class_name,
+                              const struct store_layer_sums *sums, const struct store_layer *peaks)
+{
+	row_begin_for_people(rows, style);
+	row_text(rows, "name", name);
+	row_text(rows, "class", class_name);
+	add_sums(rows, sums);
+	if (peaks)
+		add_peaks(rows, peaks);
 	return row_end(rows);
 }
 
-static int show_rows(struct report *report)
+/* A child is named by what it adds to its parent's path. */
+static const char *own_name(const struct report *report, const struct tree *tree, const struct node *node,
+                            char ret[SAFE_TEXT_MAX])
 {
-	struct listing listing = {
-	        .report = report,
-	        .rows = rows_new(report, &layer_kind),
-	        .limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit,
-	};
+	unsigned step = report->table_width && report->table_width < WIDE ? 1 : 2;
+	unsigned indent = node->depth * step < INDENT_MAX ? node->depth * step : INDENT_MAX;
+	const char *name = node->layer.layer;
+
+	if (!*name)
+		name = node->layer.root;
+	else if (node->depth) {
+		const char *path = tree->nodes[node->parent - 1].layer.layer;
+		size_t length = strlen(path);
+
+		if (length && !strncmp(name, path, length) && name[length] == '.')
+			name += length + 1;
+	}
+	snprintf(ret, SAFE_TEXT_MAX, "%*s%s", (int)indent, "", name);
+	return ret;
+}
+
+static int add_tree(struct rows *rows, struct report *report, const struct tree *tree, uint64_t *ret_empty)
+{
+	char name[SAFE_TEXT_MAX];
 	int error = 0;
 
-	if (report->has_device)
-		error = store_each_layer(report->store, report->device, layer_row, &listing);
-	return rows_close(listing.rows, error == 1 ? 0 : error);
+	for (size_t i = 0; i < tree->nr_nodes && !error; i++) {
+		const struct node *node = &tree->nodes[i];
+		struct node itself = *node;
+
+		if (!node->layer.layer || !node->chosen)
+			continue;
+		if (!node->holds) {
+			++*ret_empty;
+			continue;
+		}
+		error = add_row_for_people(rows, STYLE_PLAIN, own_name(report, tree, node, name), node->layer.class_name,
+		                           &node->layer.subtree, &node->layer);
+		if (error || !node->has_children || !has_numbers(&node->layer.own))
+			continue;
+		itself.depth++;
+		itself.layer.layer = ITSELF;
+		itself.parent = i + 1;
+		error = add_row_for_people(rows, STYLE_FAINT, own_name(report, tree, &itself, name), "", &node->layer.own, NULL);
+	}
+	return error;
+}
+
+static int compare_at_peak(const void *a, const void *b)
+{
+	const struct node *x = *(const struct node *const *)a, *y = *(const struct node *const *)b;
+	uint64_t of_x = x->layer.own.live_at_peak_bytes, of_y = y->layer.own.live_at_peak_bytes;
+
+	if (of_x != of_y)
+		return of_x > of_y ? -1 : 1;
+	return x < y ? -1 : x > y;
+}
+
+static void add_to(struct store_layer_sums *sums, const struct store_layer_sums *more)
+{
+	sums->params_bytes += more->params_bytes;
+	sums->gradient_bytes += more->gradient_bytes;
+	sums->optimizer_state_bytes += more->optimizer_state_bytes;
+	sums->saved_bytes += more->saved_bytes;
+	sums->temporary_bytes += more->temporary_bytes;
+	sums->live_at_peak_bytes += more->live_at_peak_bytes;
+}
+
+/* The @limit layers that own most at the peak, themselves, and a row for the others. */
+static int add_list(struct rows *rows, struct report *report, const struct tree *tree, uint64_t limit, uint64_t *ret_empty)
+{
+	const struct node **sorted = calloc(tree->nr_nodes + 1, sizeof(struct node *));
+	struct store_layer_sums rest = {0};
+	uint64_t nr = 0;
+	format_buffer number;
+	char words[96];
+	int error = sorted ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < tree->nr_nodes && !error; i++) {
+		if (!tree->nodes[i].layer.layer || !tree->nodes[i].chosen)
+			continue;
+		if (has_numbers(&tree->nodes[i].layer.own))
+			sorted[nr++] = &tree->nodes[i];
+		else
+			++*ret_empty;
+	}
+	if (!error)
+		qsort(sorted, nr, sizeof(*sorted), compare_at_peak);
+	for (uint64_t i = 0; i < nr && !error; i++) {
+		const struct store_layer *layer = &sorted[i]->layer;
+
+		if (i < limit)
+			error = add_row_for_people(rows, STYLE_PLAIN, report_layer(report, layer->root, layer->layer),
+			                           layer->class_name, &layer->own, layer);
+		else
+			add_to(&rest, &layer->own);
+	}
+	free(sorted);
+	if (error || nr <= limit)
+		return error;
+	snprintf(words, sizeof(words), "%s more layer%s", format_count(nr - limit, number), nr - limit == 1 ? "" : "s");
+	return add_row_for_people(rows, STYLE_FAINT, words, "", &rest, NULL);
+}
+
+static int add_rest(struct rows *rows, const struct tree *tree, const struct store_filter *filter)
+{
+	int error = 0;
+
+	for (size_t i = 0; i < tree->nr_nodes && !error; i++) {
+		const struct node *node = &tree->nodes[i];
+
+		if (node->layer.layer)
+			continue;
+		if (node->chosen)
+			error = add_row_for_people(rows, STYLE_FAINT, "no layer", "", &node->layer.own, NULL);
+		if (!error && filter->layers == STORE_LAYERS_ANY)
+			error = add_row_for_people(rows, STYLE_STRONG, "total", "", &node->layer.subtree, NULL);
+	}
+	return error;
+}
+
+static void print_head(struct report *report, uint64_t step, bool at_run_peak, bool list)
+{
+	report_say(report, 0, "Layers on %s in step %" PRIu64 "%s", report->device_name, step,
+	           at_run_peak ? ", the one with the peak" : "");
+	report_say(report, 0, "%s, each number the highest in the step; at peak: alive at the %s%s",
+	           list ? "What a layer owns itself" : "What a layer owns with all below it",
+	           at_run_peak ? "peak of the run" : "step's own peak",
+	           at_run_peak && (!report->table_width || report->table_width >= PEAKS_FROM)
+	                   ? "; fwd and bwd peak: all that was alive while the layer ran"
+	                   : "");
+}
+
+static int show_tree(struct report *report, struct tree *tree, uint64_t step, bool at_run_peak)
+{
+	const struct arguments *arguments = report->arguments;
+	bool list = arguments->limit != LIMIT_DEFAULT && arguments->limit != LIMIT_ALL;
+	struct rows *rows = rows_new(report, &layer_kind);
+	uint64_t empty = 0;
+	format_buffer number;
+	int error;
+
+	mark_holders(tree);
+	report->several_roots = has_several_roots(tree);
+	print_head(report, step, at_run_peak, list);
+	error = list ? add_list(rows, report, tree, arguments->limit, &empty) : add_tree(rows, report, tree, &empty);
+	if (!error)
+		error = add_rest(rows, tree, &arguments->filter);
+	rows_name_unit(rows, "name");
+	error = rows_close(rows, error);
+	if (!error && empty)
+		fprintf(report->out, "%s(%s layer%s without memory of %s own not shown)%s\n",
+		        style_begin(STYLE_FAINT, report->colour), format_count(empty, number), empty == 1 ? "" : "s",
+		        empty == 1 ? "its" : "their", style_end(STYLE_FAINT, report->colour));
+	return error ? error : report_check(report);
+}
+
+static int show_rows(struct report *report, const struct tree *tree, uint64_t step)
+{
+	struct rows *rows = rows_new(report, &layer_kind);
+	uint64_t limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit;
+	uint64_t listed = 0;
+	int error = 0;
+
+	for (size_t i = 0; i < tree->nr_nodes && !error && (limit == LIMIT_ALL || listed < limit); i++) {
+		const struct store_layer *layer = &tree->nodes[i].layer;
+
+		if (!tree->nodes[i].chosen)
+			continue;
+		listed++;
+		row_begin(rows);
+		row_text(rows, "root", layer->root);
+		row_text(rows, "layer", layer->layer);
+		row_text(rows, "class", layer->class_name);
+		row_text(rows, "device", report->device_name);
+		row_count(rows, "step", step);
+		row_count(rows, "params_bytes", layer->own.params_bytes);
+		row_count(rows, "gradient_bytes", layer->own.gradient_bytes);
+		row_count(rows, "optimizer_state_bytes", layer->own.optimizer_state_bytes);
+		row_count(rows, "saved_bytes", layer->own.saved_bytes);
+		row_count(rows, "temporary_bytes", layer->own.temporary_bytes);
+		row_count(rows, "live_at_peak_bytes", layer->own.live_at_peak_bytes);
+		add_sums(rows, &layer->subtree);
+		add_peaks(rows, layer);
+		error = row_end(rows);
+	}
+	return rows_close(rows, error);
 }
 
 static int show(struct report *report)
 {
-	return report_is_for_people(report) ? show_text(report) : show_rows(report);
+	const struct store_filter *filter = &report->arguments->filter;
+	struct store_device device = {0};
+	struct tree tree = {0};
+	uint64_t step;
+	int error = report_is_for_people(report) ? report_losses(report) : 0;
+
+	if (error)
+		return error;
+	if (!report->has_device) {
+		if (report_is_for_people(report))
+			fprintf(report->out, "No tensor was allocated in this run.\n");
+		return 0;
+	}
+	error = report_read_device(report, &device);
+	step = filter->step == UINT64_MAX ? device.peak_step : filter->step;
+	if (!error)
+		error = store_each_layer(report->store, report->device, filter->step, each_layer, &tree);
+	if (!error) {
+		choose_layers(&tree, filter);
+		if (report_is_for_people(report))
+			error = show_tree(report, &tree, step, step == device.peak_step);
+		else
+			error = show_rows(report, &tree, step);
+	}
+	tree_release(&tree);
+	return error;
 }
 
 const struct report_view layers_view = {
         .name = "layers",
-        .help = "what each layer owns in the step with the peak",
-        .filters = FILTER_DEVICE,
+        .help = "the tree of layers with what each has, in the step with the peak or another",
+        .filters = FILTER_DEVICE | FILTER_STEP | FILTER_LAYER,
         .kinds = kinds,
         .show = show,
 };

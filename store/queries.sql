@@ -132,5 +132,12 @@ WHERE device = :device AND level = 0 AND alloc_seq < :end AND (free_seq IS NULL 
 ORDER BY id;
 
 -- query: peak_window
-SELECT d.peak_seq, st.start_seq, st.end_seq FROM device d JOIN stretch s ON s.id = d.peak_stretch JOIN step st ON st.step = s.step
+SELECT d.peak_seq, st.start_seq, st.end_seq, 1 FROM device d JOIN stretch s ON s.id = d.peak_stretch JOIN step st ON st.step = s.step
 WHERE d.id = :device;
+
+-- A step, the instant of its own peak, and whether it is the step of the device's peak.
+-- query: step_window
+SELECT CASE WHEN sd.peak_seq > 0 THEN sd.peak_seq ELSE max(st.start_seq - 1, 0) END, st.start_seq, st.end_seq,
+       EXISTS (SELECT 1 FROM device d JOIN stretch s ON s.id = d.peak_stretch WHERE d.id = :device AND s.step = st.step)
+FROM step st JOIN step_device sd ON sd.step = st.step AND sd.device = :device
+WHERE st.step = :step;

@@ -90,6 +90,20 @@ static inline bool query_ok(const struct query *query)
 	return query->error == 0;
 }
 
+/* What is kept in memory of one answer (blocks, modules, spans): no program has that many, a hostile file may. */
+#define READER_MAX_KEPT (UINT32_C(1) << 22)
+
+/* Instants [start, end); instant s is "right after event s". */
+struct interval {
+	uint64_t start, end;
+};
+
+/* The instants of a step, the one before its first record among them: it may begin at its peak. */
+static inline struct interval step_window(uint64_t start_seq, uint64_t end_seq)
+{
+	return (struct interval){.start = start_seq ? start_seq - 1 : 0, .end = end_seq + 1};
+}
+
 /*
  * The live blocks of a device moved through the instants [start, end); instant s is "right after event s".
  * change(): a block is born (@sign 1; also one that was alive at the start) or has died (-1).

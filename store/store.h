@@ -111,13 +111,21 @@ struct store_allocation {
 	const char *line;                                                 /* or NULL: "/dir/train.py:12 (Net.forward)" */
 };
 
+/* Gradients, state, saved and temporary bytes: each at its own highest in the step. */
+struct store_layer_sums {
+	uint64_t params_bytes, gradient_bytes, optimizer_state_bytes, saved_bytes, temporary_bytes;
+	uint64_t live_at_peak_bytes; /* at the step's peak */
+};
+
 struct store_layer {
 	const char *root, *layer, *class_name; /* layer "" is the root itself */
 	uint32_t module, parent;               /* ids; parent 0: a root; module 0: what no layer owns, names NULL */
 	uint16_t device;
-	/* Own bytes, without those of layers below it; forward and backward peaks include them. */
-	uint64_t params_bytes, gradient_bytes, optimizer_state_bytes, saved_bytes, temporary_bytes;
-	uint64_t forward_peak_bytes, backward_peak_bytes, live_at_peak_bytes;
+	/* Without what layers below it own, and with it.  Of module 0: what no layer owns, and everything. */
+	struct store_layer_sums own, subtree;
+	bool has_peaks; /* the next two are known: of modules, in the step of the device's peak */
+	/* All that was alive on the device while it, or what is below it, ran. */
+	uint64_t forward_peak_bytes, backward_peak_bytes;
 };
 
 struct store_thread {
@@ -219,8 +227,12 @@ int store_each_span(struct store *store, uint64_t start_seq, uint64_t end_seq, i
 /* Blocks of @device alive right after event @seq, biggest first (equal sizes: oldest first).  @filter: NULL for all. */
 int store_each_live(struct store *store, uint16_t device, uint64_t seq, const struct store_filter *filter,
                     int (*each)(const struct store_allocation *, void *), void *arg);
-/* Modules of each root, a module before those below it; last, one row with module 0: what no layer owns. */
-int store_each_layer(struct store *store, uint16_t device, int (*each)(const struct store_layer *, void *), void *arg);
+/*
+ * Modules of each root, a module before those below it; last, one row with module 0: what no layer owns, and everything.
+ * @step: UINT64_MAX for that of the device's peak.
+ */
+int store_each_layer(struct store *store, uint16_t device, uint64_t step, int (*each)(const struct store_layer *, void *),
+                     void *arg);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);
 int store_each_oom(struct store *store, int (*each)(const struct store_oom *, void *), void *arg);
 int store_each_note(struct store *store, int (*each)(const struct store_note *, void *), void *arg);

@@ -35,6 +35,8 @@ check timeline-step.txt timeline --step=2 --width=80
 check timeline-limit.txt timeline --limit=3 --width=80
 check peak-limit.txt peak --limit=3 --units=MB --width=120
 check peak-wide.txt peak --limit=6 --width=170
+check layers-narrow.txt layers --width=60
+check layers-below.txt layers --layer='features.*' --step=1
 check layers-limit.txt layers --limit=3 --units=bytes
 check peak-filtered.txt peak --phase=backward --category=gradient,backward_temporary --min-size=1KiB
 check peak-filtered.json peak --layer='features.*' --step=2 --min-size=100kB --format=json

@@ -266,11 +266,11 @@ static int layer_equals_its_view(const struct store_layer *layer, void *arg)
 
 	(*(unsigned *)arg)++;
 	snprintf(expected, sizeof(expected), "%s|%s|%s|%llu|%llu|%llu|%llu|%llu|%llu|%llu|%llu", OR_NULL(layer->root),
-	         OR_NULL(layer->layer), OR_NULL(layer->class_name), (unsigned long long)layer->params_bytes,
-	         (unsigned long long)layer->gradient_bytes, (unsigned long long)layer->optimizer_state_bytes,
-	         (unsigned long long)layer->saved_bytes, (unsigned long long)layer->temporary_bytes,
+	         OR_NULL(layer->layer), OR_NULL(layer->class_name), (unsigned long long)layer->own.params_bytes,
+	         (unsigned long long)layer->own.gradient_bytes, (unsigned long long)layer->own.optimizer_state_bytes,
+	         (unsigned long long)layer->own.saved_bytes, (unsigned long long)layer->own.temporary_bytes,
 	         (unsigned long long)layer->forward_peak_bytes, (unsigned long long)layer->backward_peak_bytes,
-	         (unsigned long long)layer->live_at_peak_bytes);
+	         (unsigned long long)layer->own.live_at_peak_bytes);
 	assert_string_equal(row_of("SELECT root, layer, class, params_bytes, gradient_bytes, optimizer_state_bytes, saved_bytes, "
 	                           "temporary_bytes, forward_peak_bytes, backward_peak_bytes, live_at_peak_bytes FROM v_layer "
 	                           "WHERE root IS %Q AND layer IS %Q AND device = %Q",
@@ -288,8 +288,8 @@ static void test_v_layer_when_read_then_equals_the_reader(void **state)
 		builder_make_random(path, seed, &built);
 		struct store *store = open_store();
 
-		assert_int_equal(store_each_layer(store, BUILDER_CPU, layer_equals_its_view, &nr_layers), 0);
-		assert_int_equal(store_each_layer(store, BUILDER_CUDA, layer_equals_its_view, &nr_layers), 0);
+		assert_int_equal(store_each_layer(store, BUILDER_CPU, UINT64_MAX, layer_equals_its_view, &nr_layers), 0);
+		assert_int_equal(store_each_layer(store, BUILDER_CUDA, UINT64_MAX, layer_equals_its_view, &nr_layers), 0);
 		assert_int_equal(nr_layers, strtoul(row_of("SELECT count(*) FROM v_layer"), NULL, 10));
 		assert_int_equal(nr_layers, 2 * (BUILDER_NR_MODULES + 1));
 		assert_string_equal(row_of("SELECT sum(params_bytes) FROM v_layer"), row_of("SELECT params_bytes FROM v_run"));
