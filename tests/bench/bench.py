@@ -157,6 +157,8 @@ def main():
         print("one thread allocating and freeing a small tensor, an event")
         goals = {"ours": "goal: 150", "stacks": "goal: 400"}
         compare(folder, "allocations", 10_000 if short else 200_000, sizes, "ns", difference, goals)
+        print("a module call that does nothing")
+        compare(folder, "calls", 10_000 if short else 200_000, sizes, "ns", difference, {"ours": "goal: 500", "stacks": "goal: 500"})
         for net, title, steps, goal in (("E2", "E2, batch 64", 2, "goal: 2"), ("transformer", "small-tensor transformer", 40, "goal: 10")):
             print(f"{title}: a training step")
             compare(folder, net, 1 if short else steps, sizes, "% ", percent, {"ours": goal})

@@ -1,9 +1,9 @@
 """One load of the benchmark, in a process of its own that works a little whenever it is told to.
 
-usage: load.py allocations|E2|transformer [profile]
+usage: load.py allocations|calls|E2|transformer [profile]
 
-Each line on the standard input is an amount (of allocations, or of training steps); the answer is one line of JSON: what
-one event or one step took.  `profile`: each amount under torch.profiler with profile_memory=True.
+Each line on the standard input is an amount (of events, module calls or training steps); the answer is one line of JSON: what
+one of them took.  `profile`: each amount under torch.profiler with profile_memory=True.
 """
 
 import contextlib
@@ -29,6 +29,19 @@ def allocations():
             empty(16)
 
     work(2000)
+    return work
+
+
+def calls():
+    """Calls of a module that does nothing, below a root."""
+    width = 200
+    model, x = torch.nn.Sequential(*(torch.nn.Identity() for _ in range(width))), torch.zeros(1)
+
+    def work(amount):
+        for _ in range(amount // width):
+            model(x)
+
+    work(10 * width)
     return work
 
 
@@ -65,7 +78,7 @@ def main():
     what = sys.argv[1]
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    work = allocations() if what == "allocations" else training(what)
+    work = {"allocations": allocations, "calls": calls}.get(what, lambda: training(what))()
     # A stack as deep as a script's usually is: the goals are stated for 16 frames.
     deep(16 - 4, lambda: serve(work, "profile" in sys.argv[2:]))
     print(json.dumps({"end": time.monotonic_ns()}), flush=True)
