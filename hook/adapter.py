@@ -2,8 +2,8 @@
 #
 # Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
 # "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter,
-# leave, push, in_module, current_root, step_open, step_push, step_close, is_on, scaler_update, remember, identify, define,
-# input_storage, check_stacks and note; python.c says what they do.
+# leave, push, in_module, current_root, current_module, enter_again, step_open, step_push, step_close, is_on, scaler_update,
+# remember, identify, define, input_storage, check_stacks and note; python.c says what they do.
 #
 # It is a guest in somebody else's program:
 # - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.
@@ -33,6 +33,7 @@ torch = sys.modules["torch"]
 Module = sys.modules["torch.nn.modules.module"].Module
 Optimizer = sys.modules["torch.optim.optimizer"].Optimizer
 GradScaler = getattr(sys.modules.get("torch.amp.grad_scaler") or sys.modules.get("torch.cuda.amp.grad_scaler"), "GradScaler", None)
+checkpoints = sys.modules.get("torch.utils.checkpoint")  # read by PyTorch's own files, so it is there
 Tensor = torch.Tensor
 Parameter = sys.modules["torch.nn.parameter"].Parameter
 TensorBase = getattr(torch._C, "TensorBase", None) or torch._C._TensorBase
@@ -544,6 +545,40 @@ def new_call():
     return call
 
 
+# ---- checkpoints
+#
+# What is run again in backward is told as a call of the module that called checkpoint(), also where no module is called in it.
+
+
+def run_again(number, original):
+    """@original, within a backward a call of module @number; None: of the one that made the node that runs."""
+
+    def again(*args, **kwargs):
+        if is_compiling() or graph_task_id() == -1:
+            return original(*args, **kwargs)
+        try:
+            enter_again(number)
+            return original(*args, **kwargs)
+        finally:
+            leave()
+
+    return again
+
+
+def new_checkpoint_frame(original):
+    @functools.wraps(original)
+    def __init__(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if is_compiling():
+            return
+        try:
+            self.recompute_fn = run_again(current_module(), self.recompute_fn)
+        except Exception as error:
+            problem(6, error)
+
+    return __init__
+
+
 # ---- optimizers
 
 
@@ -804,5 +839,8 @@ compare_stacks()
 Module.__call__ = new_call()
 Optimizer.profile_hook_step = staticmethod(profile_hook_step)
 wrap_known_optimizers()
+if checkpoints is not None and hasattr(checkpoints, "_CheckpointFrame"):
+    checkpoints._CheckpointFrame.__init__ = new_checkpoint_frame(checkpoints._CheckpointFrame.__init__)
+    checkpoints.CheckpointFunction.backward = staticmethod(run_again(None, checkpoints.CheckpointFunction.backward))
 if GradScaler is not None:
     GradScaler.update = new_update(GradScaler.update)

@@ -244,12 +244,12 @@ void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t tota
 
 /* ---- autograd */
 
-void hook_backward_begin(bool accumulate)
+void hook_backward_begin(bool accumulate, bool keep_graph)
 {
 	struct thread_state *thread = &this_thread;
 
 	thread->backward_depth++;
-	tell(thread, RECORD_BACKWARD_BEGIN, accumulate ? RECORD_F_ACCUMULATE : 0, 0, 0);
+	tell(thread, RECORD_BACKWARD_BEGIN, (accumulate ? RECORD_F_ACCUMULATE : 0) | (keep_graph ? RECORD_F_KEEP : 0), 0, 0);
 }
 
 void hook_backward_end(void)
@@ -343,8 +343,12 @@ void hook_node_begin(const void *graph_task, const void *node)
 	struct thread_state *thread = &this_thread;
 	struct nodes_origin origin = {0};
 
+	/*
+	 * AccumulateGrad has no number.  It runs right after the node that gave its parameter's last gradient, before any other.
+	 * Source: torch/csrc/autograd/engine.cpp, CompareNodeTaskTime: the highest number first; 2.13.0 and 2.14.1.
+	 */
 	if (hook_is_wanted())
-		origin = nodes_origin(&nodes, node);
+		origin = nodes_is_numbered(&nodes, node) ? nodes_origin(&nodes, node) : thread->last_node;
 	push(thread, origin.module, origin.stack);
 	thread->node_depth++;
 	if (__builtin_expect(nodes_layout(&nodes) == NODES_GIVEN_UP, 0)) {
@@ -366,8 +370,10 @@ void hook_node_begin(const void *graph_task, const void *node)
 void hook_node_end(void)
 {
 	struct thread_state *thread = &this_thread;
+	const struct hook_scope *scope = pop(thread);
 
-	pop(thread);
+	if (scope)
+		thread->last_node = (struct nodes_origin){.module = scope->module, .stack = scope->stack};
 	thread->node_depth--;
 }
 
@@ -404,6 +410,11 @@ void hook_module_leave(void)
 bool hook_in_module(void)
 {
 	return this_thread.module_depth > 0;
+}
+
+uint32_t hook_current_module(void)
+{
+	return innermost(&this_thread).module;
 }
 
 void hook_optimizer_begin(uint32_t optimizer)

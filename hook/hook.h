@@ -46,7 +46,7 @@ void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t tota
 
 /* ---- autograd (wrap_autograd.c) */
 
-void hook_backward_begin(bool accumulate);
+void hook_backward_begin(bool accumulate, bool keep_graph);
 void hook_backward_end(void); /* also when an exception leaves the engine */
 /* The calling thread is an autograd worker (Engine::thread_init). */
 void hook_autograd_worker(void);
@@ -62,7 +62,8 @@ void hook_node_end(void);
 
 void hook_module_enter(uint32_t module, bool root, bool grad, bool training);
 void hook_module_leave(void);
-bool hook_in_module(void); /* a module call is open on this thread */
+bool hook_in_module(void);          /* a module call is open on this thread */
+uint32_t hook_current_module(void); /* what a report of this thread would belong to now: in a node, what made it; 0 none */
 void hook_optimizer_begin(uint32_t optimizer);
 void hook_optimizer_end(void);
 void hook_scaler_update(void);

@@ -64,6 +64,7 @@ struct thread_state {
 	uint32_t nr_nodes_reported;               /* nr_nodes at the last report */
 	uint64_t torch_thread;                    /* as PyTorch counts threads, + 1; 0: not asked yet */
 	uint64_t works_for;                       /* worker: the caller whose nodes it ran last, RECORD_NO_THREAD: nobody's */
+	struct nodes_origin last_node;            /* of the node that ended last */
 	uint32_t optimizers[HOOK_MAX_OPTIMIZERS]; /* whose step() is open, innermost last */
 	struct hook_scope scopes[HOOK_MAX_DEPTH];
 };

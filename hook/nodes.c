@@ -14,6 +14,9 @@ static uint64_t mix(uint64_t x)
 	return x ^ (x >> 31);
 }
 
+/* What AccumulateGrad and others that have no number say. */
+#define NO_NUMBER UINT64_MAX
+
 static uint64_t tag_of(uint64_t thread, uint64_t number)
 {
 	/* Never 0, so that no tag fits an empty entry. */
@@ -69,8 +72,7 @@ static struct nodes_origin learn(struct nodes *nodes, const uint64_t *words)
 		uint64_t number = words[layout];
 		struct nodes_origin origin;
 
-		/* AccumulateGrad and others that have no number say UINT64_MAX. */
-		if (number == UINT64_MAX || !nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], number, &origin))
+		if (number == NO_NUMBER || !nodes_find(nodes, words[layout + NODES_THREAD_DISTANCE], number, &origin))
 			continue;
 		if (atomic32_load_relaxed(&nodes->candidate) == layout &&
 		    atomic64_load_relaxed(&nodes->candidate_number) != number)
@@ -80,6 +82,14 @@ static struct nodes_origin learn(struct nodes *nodes, const uint64_t *words)
 		return origin;
 	}
 	return (struct nodes_origin){0};
+}
+
+bool nodes_is_numbered(const struct nodes *nodes, const void *node)
+{
+	const uint64_t *words = node;
+	uint32_t layout = atomic32_load_relaxed(&nodes->layout);
+
+	return !layout || words[layout] != NO_NUMBER;
 }
 
 struct nodes_origin nodes_origin(struct nodes *nodes, const void *node)

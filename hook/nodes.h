@@ -60,4 +60,7 @@ struct nodes_origin nodes_origin(struct nodes *nodes, const void *node);
 
 enum nodes_layout nodes_layout(const struct nodes *nodes);
 
+/* False for a live Node that is known to have no number of its own (AccumulateGrad). */
+bool nodes_is_numbered(const struct nodes *nodes, const void *node);
+
 #endif

@@ -292,6 +292,26 @@ static PyObject *adapter_current_root(PyObject *self, PyObject *unused)
 	return py.PyLong_FromUnsignedLongLong(hook_in_module() ? scopes.root : 0);
 }
 
+/* current_module() -> id of the module that works on this thread, in an autograd node of the one that made it; 0 none. */
+static PyObject *adapter_current_module(PyObject *self, PyObject *unused)
+{
+	return py.PyLong_FromUnsignedLongLong(hook_current_module());
+}
+
+/* enter_again(id): what module id, None the current one, did in forward is done again; leave() ends it. */
+static PyObject *adapter_enter_again(PyObject *self, PyObject *argument)
+{
+	uint64_t id = argument == py.none ? hook_current_module() : py.PyLong_AsUnsignedLongLong(argument);
+
+	if (py.PyErr_Occurred())
+		return NULL;
+	if (scopes.passed_over != 0 || !hook_is_on())
+		scopes.passed_over++;
+	else
+		hook_module_enter((uint32_t)id, false, false, false);
+	return none();
+}
+
 /* step_open(), step_push(id), step_close(): as enter(), push(), leave(), for an optimizer's step(). */
 static PyObject *adapter_step_open(PyObject *self, PyObject *unused)
 {
@@ -533,6 +553,8 @@ static struct PyMethodDef adapter_functions[] = {
         {"push", adapter_push, METH_VARARGS, NULL},
         {"in_module", adapter_in_module, METH_NOARGS, NULL},
         {"current_root", adapter_current_root, METH_NOARGS, NULL},
+        {"current_module", adapter_current_module, METH_NOARGS, NULL},
+        {"enter_again", adapter_enter_again, METH_O, NULL},
         {"step_open", adapter_step_open, METH_NOARGS, NULL},
         {"step_push", adapter_step_push, METH_O, NULL},
         {"step_close", adapter_step_close, METH_NOARGS, NULL},

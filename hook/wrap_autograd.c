@@ -58,7 +58,7 @@ __attribute__((noinline)) API_RETURN wrap_execute(API_RETURN_ARGUMENT void *engi
 	API_RETURN returned;
 
 	UNWIND_BY(nnmem_end_backward);
-	hook_backward_begin(accumulate);
+	hook_backward_begin(accumulate, keep_graph);
 #ifdef API_HAS_RETURN_ARGUMENT
 	returned = real(result, engine, roots, inputs, keep_graph, create_graph, accumulate, outputs);
 #else

@@ -187,7 +187,7 @@ struct thread {
 	uint32_t nr_backward, nr_modules; /* scopes of these kinds that are open */
 	struct forward forward;           /* outside backward and step() */
 	bool modular;                     /* its training forwards are calls of modules that own parameters */
-	bool plain_grad;                  /* its last backward was autograd.grad() */
+	bool unfinished; /* its last backward was autograd.grad() or kept its graph: a loss may be made of what it left */
 
 	/* Its last report, if that may be the gradient that `.backward()` makes: an allocation outside module calls for which no
 	 * node was made. */

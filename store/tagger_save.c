@@ -282,7 +282,7 @@ static void xfer_thread(struct archive *archive, const struct tagger *tagger, st
 		xfer_scope(archive, &thread->scopes[i]);
 	xfer_forward(archive, &thread->forward);
 	xfer_bool(archive, &thread->modular);
-	xfer_bool(archive, &thread->plain_grad);
+	xfer_bool(archive, &thread->unfinished);
 	xfer_u64(archive, &thread->seed);
 	xfer_u64(archive, &thread->seed_address);
 	xfer_u16(archive, &thread->seed_device);

@@ -2,12 +2,14 @@
  * What each thread is doing: its stack of scopes, and the phase, episode and span that follow from it.
  *
  * The phase of an event is that of the innermost scope of its thread.  The rules, in order:
- * - A module call in a backward (its own thread's, or the one that a node on this thread runs for) is backward, recompute.
+ * - A module call in a backward (its own thread's, or the one that a node on this thread runs for) is backward, recompute;
+ *   what a checkpoint runs again is told as a call of the module that called checkpoint().
  * - Otherwise a root module's call with gradients on is forward, with gradients off inference; calls inside it are the same.
  * - From the beginning of a forward to the backward that follows it is forward also between and after module calls (the
  *   loss), in the closure of an optimizer's step() as well.  Code without modules begins its forward by RECORD_FORWARD;
  *   that counts only on threads whose forwards are not calls of modules that own parameters, because `total += loss` after
- *   step() would begin a forward otherwise, or after autograd.grad(), whose results a penalty is made of.
+ *   step() would begin a forward otherwise, or after a backward that left something of which a loss may be made:
+ *   autograd.grad(), whose results a penalty is made of, or one that kept its graph.
  * - After a backward and before step(), and after step(), is `other`: clipping of gradients is no part of either.
  * - In step 0 what would be `other` is `static` while no thread is in anything else, until a training forward begins or a module
  * in eval mode is called with gradients off: a run that only evaluates has no training before which anything could be.
@@ -337,10 +339,10 @@ static bool end_of_overflow(struct thread *thread)
 	return true;
 }
 
-/* How high each device stood while the call ran. */
+/* How high each device stood while the call ran.  What a checkpoint runs again outside all modules is no module's. */
 static void mark_layer(struct tagger *tagger, const struct scope *scope)
 {
-	for (uint32_t i = 0; i < tagger->nr_devices; i++) {
+	for (uint32_t i = 0; scope->id && i < tagger->nr_devices; i++) {
 		const struct device *device = &tagger->devices[i];
 
 		step_layer_mark(tagger, scope->id, i, scope->phase == PHASE_BACKWARD,
@@ -522,7 +524,7 @@ void scope_leave(struct tagger *tagger, struct thread *thread, const struct reco
 			const struct module *module = name_module_by_id(tagger, scope.id);
 
 			thread->modular |= module && module->has_parameters;
-			thread->plain_grad = false;
+			thread->unfinished = false;
 		} else if (scope.began_forward) {
 			struct forward *forward = forward_under(thread, top_hard(thread));
 
@@ -539,7 +541,7 @@ void scope_forward(struct tagger *tagger, struct thread *thread, const struct re
 {
 	if (top_hard(thread) != NONE || is_worker(thread) || thread->nr_modules)
 		return;
-	if (thread->modular && !thread->plain_grad)
+	if (thread->modular && !thread->unfinished)
 		return;
 	if (!thread->modular)
 		step_forward(tagger, thread, record);
@@ -547,7 +549,7 @@ void scope_forward(struct tagger *tagger, struct thread *thread, const struct re
 		begin_forward(tagger, &thread->forward, 0);
 		tagger->nr_forwards++;
 	}
-	thread->plain_grad = false;
+	thread->unfinished = false;
 	thread->scoped = true;
 	scope_settle(tagger, thread, record);
 }
@@ -589,7 +591,7 @@ void scope_backward_begin(struct tagger *tagger, struct thread *thread, const st
 	scope->owns_episode = !shared;
 	if (!shared) {
 		open_episode(tagger, &scope->episode);
-		thread->plain_grad = !(record->flags & RECORD_F_ACCUMULATE);
+		thread->unfinished = !(record->flags & RECORD_F_ACCUMULATE) || (record->flags & RECORD_F_KEEP);
 	}
 	scope_settle(tagger, thread, record);
 }

@@ -32,7 +32,7 @@ enum record_kind {
 	 * Scopes of the thread that sends them; they nest.
 	 * MODULE_ENTER: scope = module id, flags ROOT, GRAD, TRAINING (the last two valid with ROOT only), NODE.
 	 * MODULE_LEAVE: scope = module id, flags ROOT; a = autograd nodes made on this thread since the ENTER.
-	 * BACKWARD_BEGIN: flags ACCUMULATE (`.backward()`, not `autograd.grad`).
+	 * BACKWARD_BEGIN: flags ACCUMULATE (`.backward()`, not `autograd.grad`), KEEP (the graph is kept for another one).
 	 * OPTIMIZER_BEGIN/END: scope = optimizer id.
 	 */
 	RECORD_MODULE_ENTER = 10,
@@ -110,6 +110,7 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 #define RECORD_F_ROOT       0x08u /* no other module call is open on this thread */
 #define RECORD_F_NEW_NODE   0x08u /* ALLOC, FREE: an autograd node was made on this thread since its last report */
 #define RECORD_F_ACCUMULATE 0x10u /* BACKWARD_BEGIN: gradients are accumulated into .grad */
+#define RECORD_F_KEEP       0x20u /* BACKWARD_BEGIN: retain_graph or create_graph */
 #define RECORD_F_PYTHON     0x20u /* DEF_THREAD: the thread has a Python thread state */
 #define RECORD_F_AUTOGRAD   0x40u /* DEF_THREAD: an autograd worker thread */
 #define RECORD_F_INTERNAL   0x01u /* DEF_FRAME: not the user's own code */

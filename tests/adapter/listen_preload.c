@@ -19,7 +19,8 @@
 
 static FILE *out;
 static uint64_t nr_reports;
-static __thread uint32_t depth;
+#define MAX_DEPTH 64
+static __thread uint32_t depth, current[MAX_DEPTH];
 static __thread unsigned number;
 
 __attribute__((constructor(101))) static void start(void)
@@ -76,8 +77,15 @@ bool hook_in_module(void)
 	return depth > 0;
 }
 
+uint32_t hook_current_module(void)
+{
+	return depth ? current[(depth < MAX_DEPTH ? depth : MAX_DEPTH) - 1] : 0;
+}
+
 void hook_module_enter(uint32_t module, bool root, bool grad, bool training)
 {
+	if (depth < MAX_DEPTH)
+		current[depth] = module;
 	depth++;
 	line("enter %u %s%s%s %u\n", module, root ? "r" : "-", grad ? "g" : "", training ? "t" : "", thread_number());
 }

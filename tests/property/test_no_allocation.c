@@ -153,7 +153,7 @@ static void everything(struct forward_table *table)
 	for (uint32_t i = 1; i <= 100; i++)
 		hook_module_leave();
 	hook_node_made(1000);
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_autograd_worker();
 	hook_graph_task(&node);
 	hook_node_begin(&node, node);

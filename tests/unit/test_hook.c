@@ -243,7 +243,7 @@ static void test_everything_when_called_then_errno_is_kept(void **state)
 {
 	errno = 77;
 	report(0x1000, 64);
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_node_made(1);
 	hook_backward_end();
 	hook_module_enter(1, true, true, true);
@@ -341,7 +341,7 @@ static void test_node_when_it_runs_then_scope_is_the_module_that_made_it(void **
 	hook_node_made(11);
 	hook_module_leave();
 	hook_module_leave();
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_node_begin(NULL, &second);
 	report(0x1000, 64);
 	hook_node_end();
@@ -373,7 +373,7 @@ static void test_node_when_it_makes_nodes_then_they_inherit_its_module(void **st
 	hook_node_made(10);
 	hook_node_made(11);
 	hook_module_leave();
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_node_begin(NULL, &learnt);
 	hook_node_end();
 	hook_node_begin(NULL, &outer);
@@ -394,6 +394,59 @@ static void test_node_when_it_makes_nodes_then_they_inherit_its_module(void **st
 	assert_int_equal(seen[4].scope, 6);
 	assert_int_equal(seen[4].flags, RECORD_F_NODE | RECORD_F_NEW_NODE);
 	assert_int_equal(seen[6].scope, 4);
+}
+
+static void test_node_when_it_has_no_number_then_is_of_the_one_before(void **state)
+{
+	struct fake_node first = node(10, 1), second = node(11, 1), accumulate = node(UINT64_MAX, 1);
+
+	hook_module_enter(4, true, true, true);
+	hook_node_made(10);
+	hook_module_enter(5, false, false, false);
+	hook_node_made(11);
+	hook_module_leave();
+	hook_module_leave();
+	hook_backward_begin(true, true);
+	hook_node_begin(NULL, &second);
+	hook_node_end();
+	hook_node_begin(NULL, &first);
+	/* A backward inside the node ends with another one. */
+	hook_node_begin(NULL, &second);
+	hook_node_end();
+	hook_node_end();
+	hook_node_begin(NULL, &accumulate);
+	report(0x1000, 64);
+	hook_node_end();
+	hook_node_begin(NULL, &second);
+	hook_node_end();
+	hook_node_begin(NULL, &accumulate);
+	report(0x2000, 64);
+	hook_node_end();
+	hook_backward_end();
+	assert_int_equal(read_records(false), 8);
+	assert_int_equal(seen[4].flags, RECORD_F_ACCUMULATE | RECORD_F_KEEP);
+	assert_int_equal(seen[5].scope, 4);
+	assert_int_equal(seen[6].scope, 5);
+}
+
+static void test_current_module_when_in_a_node_then_is_what_made_it(void **state)
+{
+	struct fake_node first = node(10, 1), second = node(11, 1);
+
+	assert_int_equal(hook_current_module(), 0);
+	hook_module_enter(4, true, true, true);
+	hook_node_made(10);
+	hook_node_made(11);
+	assert_int_equal(hook_current_module(), 4);
+	hook_module_leave();
+	assert_int_equal(hook_current_module(), 0);
+	hook_backward_begin(true, false);
+	hook_node_begin(NULL, &second);
+	hook_node_end();
+	hook_node_begin(NULL, &first);
+	assert_int_equal(hook_current_module(), 4);
+	hook_node_end();
+	hook_backward_end();
 }
 
 /* ---- stacks */
@@ -474,7 +527,8 @@ static void test_report_when_python_runs_then_with_its_stack(void **state)
 
 static void test_report_when_in_a_node_then_with_the_stack_that_made_it(void **state)
 {
-	struct fake_node first = node(10, 1), second = node(11, 1), inner = node(12, 1), unknown = node(UINT64_MAX, 1);
+	struct fake_node first = node(10, 1), second = node(11, 1), inner = node(12, 1), unknown = node(999, 1);
+	struct fake_node accumulate = node(UINT64_MAX, 1);
 
 	start_stacks();
 	at_line(20);
@@ -482,7 +536,7 @@ static void test_report_when_in_a_node_then_with_the_stack_that_made_it(void **s
 	at_line(21);
 	hook_node_made(11);
 	at_line(30);
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_node_begin(NULL, &first);
 	hook_node_end();
 	hook_node_begin(NULL, &second);
@@ -493,6 +547,9 @@ static void test_report_when_in_a_node_then_with_the_stack_that_made_it(void **s
 	report(0x2000, 64); /* recomputed: where it is computed */
 	hook_module_leave();
 	hook_node_end();
+	hook_node_begin(NULL, &accumulate);
+	report(0x6000, 64); /* the gradient of what the node before it came from */
+	hook_node_end();
 	hook_node_begin(NULL, &unknown);
 	at_line(31);
 	report(0x3000, 64);
@@ -502,7 +559,7 @@ static void test_report_when_in_a_node_then_with_the_stack_that_made_it(void **s
 	hook_node_end();
 	hook_backward_end();
 	report(0x5000, 64);
-	check_lines((const uint64_t[]){21, 40, 31, 21, 31}, 5);
+	check_lines((const uint64_t[]){21, 40, 21, 31, 21, 31}, 6);
 	free(python);
 	python = NULL;
 }
@@ -551,7 +608,7 @@ static void test_node_made_when_outside_everything_then_forward_once_until_backw
 {
 	hook_node_made(1);
 	hook_node_made(2);
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_node_made(3);
 	hook_backward_end();
 	hook_node_made(4);
@@ -579,7 +636,7 @@ static void test_node_made_when_a_root_forward_came_before_then_no_forward(void 
 	assert_int_equal(read_records(false), 2);
 	hook_module_enter(1, true, false, false);
 	hook_module_leave();
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_backward_end();
 	hook_module_enter(1, true, false, false); /* without gradients */
 	hook_module_leave();
@@ -622,7 +679,7 @@ static void test_worker_when_it_runs_nodes_then_caller_is_named_once(void **stat
 	struct fake_node running = node(10, 1);
 	const void *task = (const void *)0x7f0000401230;
 
-	hook_backward_begin(true);
+	hook_backward_begin(true, false);
 	hook_graph_task(task);
 	run_worker(task, &running, true);
 	hook_backward_end();
@@ -762,6 +819,8 @@ int main(void)
 	        TEST(test_module_leave_when_none_is_open_then_nothing),
 	        TEST(test_node_when_it_runs_then_scope_is_the_module_that_made_it),
 	        TEST(test_node_when_it_makes_nodes_then_they_inherit_its_module),
+	        TEST(test_node_when_it_has_no_number_then_is_of_the_one_before),
+	        TEST(test_current_module_when_in_a_node_then_is_what_made_it),
 	        TEST(test_report_when_python_runs_then_with_its_stack),
 	        TEST(test_report_when_in_a_node_then_with_the_stack_that_made_it),
 	        TEST(test_node_made_when_not_recording_yet_then_nothing_is_started),

@@ -115,6 +115,8 @@ static void test_module_when_two_nodes_agree_then_layout_is_known(void **state)
 	assert_int_equal(nodes_layout(nodes), NODES_LEARNING);
 	assert_int_equal(nodes_origin(nodes, &second).module, 8);
 	assert_int_equal(nodes_layout(nodes), NODES_KNOWN);
+	assert_true(nodes_is_numbered(nodes, &first));
+	assert_false(nodes_is_numbered(nodes, &(struct fake_node){.words = {0, 1, UINT64_MAX, 3, 1, 1}}));
 	assert_int_equal(nodes_origin(nodes, &of_other_thread).module, 9);
 	assert_int_equal(nodes_origin(nodes, &of_other_thread).stack, 1009);
 	assert_int_equal(nodes_origin(nodes, &unknown).module, 0);
@@ -129,6 +131,7 @@ static void test_module_when_node_has_no_number_then_nothing_is_learnt(void **st
 	nodes_made(nodes, 1, 40, made_by(7));
 	for (int i = 0; i < 10; i++)
 		assert_int_equal(nodes_origin(nodes, &accumulate).module, 0);
+	assert_true(nodes_is_numbered(nodes, &accumulate)); /* who knows */
 	assert_int_equal(nodes_layout(nodes), NODES_LEARNING);
 	free(nodes);
 }

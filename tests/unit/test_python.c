@@ -28,6 +28,11 @@ bool hook_in_module(void)
 	return false;
 }
 
+uint32_t hook_current_module(void)
+{
+	return 0;
+}
+
 void hook_module_enter(uint32_t module, bool root, bool grad, bool training)
 {
 }

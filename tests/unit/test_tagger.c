@@ -462,6 +462,9 @@ static void play_scope(struct play *p, const char *word)
 	case 'A':
 		begin(p, RECORD_BACKWARD_BEGIN, 0, 0, 0, 0);
 		break;
+	case 'K':
+		begin(p, RECORD_BACKWARD_BEGIN, 0, RECORD_F_ACCUMULATE | RECORD_F_KEEP, 0, 0);
+		break;
 	case 'S':
 		begin(p, RECORD_OPTIMIZER_BEGIN, number_in(word, 1), 0, 0, 0);
 		break;
@@ -990,6 +993,26 @@ static void test_phase_when_grad_penalty_then_forward_goes_on(void **state)
 	say_phases(p, said, sizeof(said));
 	assert_string_equal(said, "w=static a=forward b=forward c=backward d=other e=forward f=backward g=other h=other");
 	play_free(p);
+}
+
+static void test_phase_when_graph_is_kept_then_code_after_it_begins_a_forward(void **state)
+{
+	struct play *p = play_new();
+	char said[512];
+
+	define(p, (struct record){.kind = RECORD_DEF_MODULE, .scope = 1, .a = 1}, "|Net|Net");
+	play(p, "+w =w F( +a ) +b K( +c ) +d f +e B( +f ) f +g S( ) f +h");
+	finish(p);
+	say_phases(p, said, sizeof(said));
+	assert_string_equal(said, "w=static a=forward b=forward c=backward d=other e=forward f=backward g=other h=other");
+	play_free(p);
+}
+
+/* What a checkpoint runs again where it was called outside all modules. */
+static void test_phase_when_no_module_runs_again_in_backward_then_recompute(void **state)
+{
+	expect_phases("F( +a ) +b B( M0( +c M2( +d ) +e ) +f ) S( )",
+	              "a=forward b=forward c=backward* d=backward* e=backward* f=backward");
 }
 
 static void test_phase_when_marked_then_mark_counts(void **state)
@@ -1984,7 +2007,10 @@ static void add_iteration(struct stream *s)
 	add_call(s, 3, RECORD_F_ROOT | RECORD_F_GRAD | RECORD_F_TRAINING);
 	add_reports(s, 0);
 	if (random_below(30))
-		add(s, (struct record){.kind = RECORD_BACKWARD_BEGIN, .flags = random_below(5) ? RECORD_F_ACCUMULATE : 0}, NULL);
+		add(s,
+		    (struct record){.kind = RECORD_BACKWARD_BEGIN,
+		                    .flags = random_below(5) ? RECORD_F_ACCUMULATE : RECORD_F_KEEP},
+		    NULL);
 	add_reports(s, RECORD_F_NODE);
 	if (!random_below(4))
 		add_call(s, 2, RECORD_F_ROOT | RECORD_F_GRAD | RECORD_F_NODE);
@@ -2508,6 +2534,8 @@ int main(void)
 	        cmocka_unit_test(test_phase_when_python_thread_is_idle_then_other),
 	        cmocka_unit_test(test_phase_when_functional_then_forward_until_backward),
 	        cmocka_unit_test(test_phase_when_grad_penalty_then_forward_goes_on),
+	        cmocka_unit_test(test_phase_when_graph_is_kept_then_code_after_it_begins_a_forward),
+	        cmocka_unit_test(test_phase_when_no_module_runs_again_in_backward_then_recompute),
 	        cmocka_unit_test(test_phase_when_marked_then_mark_counts),
 	        cmocka_unit_test(test_phase_when_marks_do_not_nest_then_only_the_mark_ends),
 	        cmocka_unit_test(test_phase_when_forward_and_backward_are_inside_a_root_call_then_known),
