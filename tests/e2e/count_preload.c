@@ -5,6 +5,9 @@
  * each event and passes it on to the hook; alone it passes it on to PyTorch.  The file is a shared mapping, so it
  * outlives any death of the program.  Layout: struct header, then struct event of as many as `next` says.
  *
+ * A script may listen: count_preload_listen() names a function that is called at each allocation on the calling thread,
+ * before PyTorch goes on.
+ *
  * Environment: COUNT_FILE (path; nothing is logged without it).
  * Thread: any, lock-free.
  */
@@ -45,8 +48,11 @@ EXPORT void _ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(void *, long, 
 EXPORT void _ZN3c1027reportMemoryUsageToProfilerEPvlllNS_6DeviceE(void *, long, size_t, size_t, uint16_t);
 EXPORT bool _ZN3c1022memoryProfilingEnabledEv(void);
 EXPORT uint64_t count_preload_events(void);
+typedef void listener(uint64_t event, int64_t size_bytes);
+EXPORT void count_preload_listen(listener *function);
 
 static struct header *log_file;
+static __thread listener *listening;
 
 /* The hook, which is loaded after us, or PyTorch's own function, which only a handle of its library finds. */
 static report_new *find_next(void)
@@ -91,6 +97,23 @@ uint64_t count_preload_events(void)
 	return log_file ? __atomic_load_n(&log_file->next, __ATOMIC_RELAXED) : 0;
 }
 
+/* @function, or none if NULL, is called on this thread: event's number in the log, and its size.  It may be any Python. */
+void count_preload_listen(listener *function)
+{
+	listening = function;
+}
+
+static void tell_listener(uint64_t event, int64_t size_bytes)
+{
+	listener *function = listening;
+
+	if (!function || size_bytes <= 0)
+		return;
+	listening = NULL; /* what it allocates itself is none of the script's */
+	function(event, size_bytes);
+	listening = function;
+}
+
 bool _ZN3c1022memoryProfilingEnabledEv(void)
 {
 	return true;
@@ -111,6 +134,7 @@ void _ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(void *address, long s
 			        .device = device,
 			        .total_bytes = total,
 			};
+		tell_listener(at, size);
 	}
 	find_next()(address, size, total, reserved, device);
 }
