@@ -162,6 +162,10 @@ static int each_oom(const struct store_oom *oom, void *arg)
 	fprintf(report->out, "  %s: step %" PRIu64 ", %s, %s after the start: %s bytes asked for, %s in use\n",
 	        device_name(oom->device, device), oom->step, phase_name(oom->phase), format_duration(oom->ns, when),
 	        format_count(oom->size_bytes, asked), format_count(oom->allocated_bytes, had));
+	if (oom->operation)
+		fprintf(report->out, "    by %s\n", report_safe(report, oom->operation));
+	if (oom->line)
+		fprintf(report->out, "    at %s\n", report_safe(report, oom->line));
 	return report_check(report);
 }
 
@@ -238,6 +242,8 @@ static const struct row_column oom_columns[] = {
         {"phase", NULL, COLUMN_TEXT, 0, 0},
         {"root", NULL, COLUMN_TEXT, 0, 0},
         {"layer", NULL, COLUMN_TEXT, 0, 0},
+        {"operation", NULL, COLUMN_TEXT, 0, 0},
+        {"line", NULL, COLUMN_TEXT, 0, 0},
         {"size_bytes", NULL, COLUMN_BYTES, 0, 0},
         {"allocated_bytes", NULL, COLUMN_BYTES, 0, 0},
         {"reserved_bytes", NULL, COLUMN_BYTES, 0, 0},
@@ -307,6 +313,8 @@ static int oom_row(const struct store_oom *oom, void *arg)
 	row_text(rows, "phase", phase_name(oom->phase));
 	row_text(rows, "root", oom->root);
 	row_text(rows, "layer", oom->layer);
+	row_text(rows, "operation", oom->operation);
+	row_text(rows, "line", oom->line);
 	row_count(rows, "size_bytes", oom->size_bytes);
 	row_count(rows, "allocated_bytes", oom->allocated_bytes);
 	row_count(rows, "reserved_bytes", oom->reserved_bytes);

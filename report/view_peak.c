@@ -273,11 +273,12 @@ static const struct row_column block_columns[] = {
         {"root", NULL, COLUMN_TEXT, 0, 0},          {"layer", NULL, COLUMN_TEXT, 0, 0},
         {"parameter", NULL, COLUMN_TEXT, 0, 0},     {"state_key", NULL, COLUMN_TEXT, 0, 0},
         {"shape", NULL, COLUMN_TEXT, 0, 0},         {"dtype", NULL, COLUMN_TEXT, 0, 0},
-        {"line", NULL, COLUMN_TEXT, 0, 0},          {"step", NULL, COLUMN_NUMBER, 0, 0},
-        {"phase", NULL, COLUMN_TEXT, 0, 0},         {"recompute", NULL, COLUMN_BOOL, 0, 0},
-        {"thread", NULL, COLUMN_NUMBER, 0, 0},      {"alloc_seq", NULL, COLUMN_NUMBER, 0, 0},
-        {"alloc_ns", NULL, COLUMN_DURATION, 0, 0},  {"free_seq", NULL, COLUMN_NUMBER, 0, 0},
-        {"free_ns", NULL, COLUMN_DURATION, 0, 0},   {"free_phase", NULL, COLUMN_TEXT, 0, 0},
+        {"operation", NULL, COLUMN_TEXT, 0, 0},     {"line", NULL, COLUMN_TEXT, 0, 0},
+        {"step", NULL, COLUMN_NUMBER, 0, 0},        {"phase", NULL, COLUMN_TEXT, 0, 0},
+        {"recompute", NULL, COLUMN_BOOL, 0, 0},     {"thread", NULL, COLUMN_NUMBER, 0, 0},
+        {"alloc_seq", NULL, COLUMN_NUMBER, 0, 0},   {"alloc_ns", NULL, COLUMN_DURATION, 0, 0},
+        {"free_seq", NULL, COLUMN_NUMBER, 0, 0},    {"free_ns", NULL, COLUMN_DURATION, 0, 0},
+        {"free_phase", NULL, COLUMN_TEXT, 0, 0},
 };
 static const struct row_kind block_kind = ROW_KIND("block", block_columns);
 static const struct row_kind *const kinds[] = {&peak_kind, &block_kind, NULL};
@@ -309,6 +310,7 @@ static int block_row(const struct store_allocation *allocation, void *arg)
 	row_text(rows, "state_key", allocation->state_key);
 	row_text(rows, "shape", allocation->shape);
 	row_text(rows, "dtype", allocation->dtype);
+	row_text(rows, "operation", allocation->operation);
 	row_text(rows, "line", allocation->line);
 	row_count(rows, "step", allocation->step);
 	row_text(rows, "phase", phase_name(allocation->phase));

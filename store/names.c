@@ -63,6 +63,12 @@ static const char *const step_kind_names[NR_STEP_KINDS] = {
         [STEP_PARTIAL] = "partial",
 };
 
+static const char *const frame_kind_names[NR_FRAME_KINDS] = {
+        [FRAME_PYTHON] = "python",
+        [FRAME_OPERATION] = "operation",
+        [FRAME_NATIVE] = "native",
+};
+
 static const char *const lost_names[NR_LOST] = {
         [LOST_FULL] = "ring_full",       [LOST_TORN] = "torn", [LOST_RECORDER] = "recorder_dead", [LOST_REENTERED] = "reentered",
         [LOST_DEEP] = "nested_too_deep",
@@ -104,6 +110,11 @@ const char *category_rule_name(unsigned rule)
 const char *step_kind_name(unsigned kind)
 {
 	return NAME_OF(step_kind_names, kind);
+}
+
+const char *frame_kind_name(unsigned kind)
+{
+	return NAME_OF(frame_kind_names, kind);
 }
 
 const char *lost_name(unsigned lost)

@@ -55,6 +55,9 @@ enum category_rule {
 	NR_CATEGORY_RULES
 };
 
+/* What a frame of a stack is. */
+enum frame_kind { FRAME_PYTHON = 0, FRAME_OPERATION = 1, FRAME_NATIVE = 2, NR_FRAME_KINDS };
+
 enum step_kind { STEP_SETUP = 0, STEP_TRAIN = 1, STEP_EVAL = 2, STEP_PARTIAL = 3, NR_STEP_KINDS };
 
 const char *phase_name(unsigned phase);
@@ -64,6 +67,7 @@ const char *category_rule_name(unsigned rule);
 const char *step_kind_name(unsigned kind);
 const char *lost_name(unsigned lost);
 const char *severity_name(unsigned severity);
+const char *frame_kind_name(unsigned kind);
 const char *tensor_kind_name(unsigned kind); /* parameter, buffer, optimizer_state, gradient */
 
 #define DEVICE_NAME_MAX 24

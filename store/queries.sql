@@ -72,9 +72,9 @@ ORDER BY size_bytes DESC, id;
 -- query: allocation
 SELECT a.id, a.size_bytes, a.alloc_seq, ifnull(a.free_seq, 0), a.alloc_ns, ifnull(a.free_ns, 0), s.step, a.thread, a.device, a.level, a.phase,
        ifnull(a.free_phase, 0), a.category, a.rule, a.flags, m.root_name, m.fqn, CASE WHEN t.kind = 2 THEN NULL ELSE t.name END,
-       t.state_key, t.shape, t.dtype, f.file || ':' || f.line || ' (' || f.function || ')'
+       t.state_key, t.shape, t.dtype, f.file || ':' || f.line || ' (' || f.function || ')', op.function
 FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module LEFT JOIN tensor t ON t.id = a.tensor
-LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown
+LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown LEFT JOIN frame op ON op.id = k.operation
 WHERE a.id = :id;
 
 -- query: module
@@ -95,8 +95,10 @@ FROM (SELECT min(t.id) AS first, max(t.size_bytes) AS size_bytes
 SELECT id, os_id, flags, name FROM thread ORDER BY id;
 
 -- query: oom
-SELECT o.seq, o.ns, s.step, o.thread, o.device, o.phase, m.root_name, m.fqn, o.size_bytes, o.allocated_bytes, o.reserved_bytes
-FROM oom o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module
+SELECT o.seq, o.ns, s.step, o.thread, o.device, o.phase, m.root_name, m.fqn, o.size_bytes, o.allocated_bytes, o.reserved_bytes,
+       f.file || ':' || f.line || ' (' || f.function || ')', op.function
+FROM oom o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module LEFT JOIN stack k ON k.id = o.stack
+LEFT JOIN frame f ON f.id = k.shown LEFT JOIN frame op ON op.id = k.operation
 ORDER BY o.seq;
 
 -- query: note

@@ -352,6 +352,7 @@ static void read_allocation_row(struct query *query, struct store_allocation *re
 	        .shape = query_text(query, 19),
 	        .dtype = query_text(query, 20),
 	        .line = query_text(query, 21),
+	        .operation = query_text(query, 22),
 	};
 }
 
@@ -480,6 +481,8 @@ int store_each_oom(struct store *store, int (*each)(const struct store_oom *, vo
 		        .size_bytes = query_u64(&query, 8),
 		        .allocated_bytes = query_u64(&query, 9),
 		        .reserved_bytes = query_u64(&query, 10),
+		        .line = query_text(&query, 11),
+		        .operation = query_text(&query, 12),
 		};
 
 		if (query_ok(&query))

@@ -32,7 +32,8 @@ CREATE TABLE run (
 -- Facts about the run that the program told: torch_version, python_version, ...
 CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
--- Spelling of codes.  list: phase, level, category, category_rule, step_kind, severity, tensor_kind.
+-- Spelling of codes.  list: phase, level, category, category_rule, step_kind, frame_kind, severity,
+-- tensor_kind.
 CREATE TABLE name (list TEXT NOT NULL, code INTEGER NOT NULL, name TEXT NOT NULL, PRIMARY KEY (list, code)) WITHOUT ROWID;
 
 -- Records that are not in this file, by cause (store/names.h, lost_name).
@@ -88,21 +89,25 @@ CREATE TABLE tensor (
 	allocation INTEGER              -- the life that holds it; NULL: PyTorch did not allocate it (external)
 );
 
--- Places in Python source.
+-- What stacks are made of: places in Python source, operations, places in compiled code.
 CREATE TABLE frame (
 	id INTEGER PRIMARY KEY,
-	file TEXT NOT NULL,
-	function TEXT NOT NULL,
+	kind INTEGER NOT NULL,          -- enum frame_kind
+	file TEXT NOT NULL,             -- source file; of compiled code, where its source is not known, the object's
+	function TEXT NOT NULL,         -- operation: an operator (`aten::conv2d`) or a node's class (`ConvolutionBackward0`)
 	line INTEGER NOT NULL,          -- 0 not known
-	internal INTEGER NOT NULL       -- 1: PyTorch's, the import machinery's or our own, not the user's
+	internal INTEGER NOT NULL,      -- 1: PyTorch's, the import machinery's or our own, not the user's
+	build_id TEXT,                  -- compiled code: of the object, in hexadecimal digits
+	offset INTEGER                  -- compiled code: where in the object's file
 );
 
--- Python stacks: a prefix tree.
+-- Stacks: a prefix tree.  Innermost last: frames of Python, at most one operation, frames of compiled code.
 CREATE TABLE stack (
 	id INTEGER PRIMARY KEY,
 	parent INTEGER NOT NULL,        -- the stack that called it, 0 none
 	frame INTEGER NOT NULL,         -- innermost
-	shown INTEGER NOT NULL          -- frame to show for it: the innermost of the user's own code, else the innermost
+	shown INTEGER NOT NULL,         -- frame to show for it: the innermost of the user's own code, else of Python; 0 none
+	operation INTEGER NOT NULL      -- frame of its operation, 0 none
 );
 
 -- A stretch falls into one step as a whole; which one is decided late (store/tagger_step.c), so rows name stretches.
@@ -182,7 +187,7 @@ CREATE TABLE allocation (
 	rule INTEGER NOT NULL,          -- why this category
 	module INTEGER NOT NULL,        -- 0 none
 	tensor INTEGER NOT NULL,        -- 0 none
-	stack INTEGER NOT NULL,         -- of Python; of what was born in backward: that of the forward; 0 not known
+	stack INTEGER NOT NULL,         -- of what was born in backward: that of the forward; 0 not known
 	flags INTEGER NOT NULL,         -- 1 provisional, 2 recompute, 4 shared, 8 free lost, 16 seen_forward, 32 named_input,
 	                                -- 64 seed
 	episode INTEGER NOT NULL        -- for taking the work up again
@@ -203,7 +208,7 @@ CREATE TABLE sample (ns INTEGER NOT NULL, rss_bytes INTEGER NOT NULL, peak_rss_b
 CREATE TABLE oom (
 	seq INTEGER PRIMARY KEY, ns INTEGER NOT NULL, stretch INTEGER NOT NULL, thread INTEGER NOT NULL, module INTEGER NOT NULL,
 	device INTEGER NOT NULL, phase INTEGER NOT NULL, size_bytes INTEGER NOT NULL, allocated_bytes INTEGER NOT NULL,
-	reserved_bytes INTEGER NOT NULL
+	reserved_bytes INTEGER NOT NULL, stack INTEGER NOT NULL
 );
 
 CREATE TABLE note (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, severity INTEGER NOT NULL, what TEXT NOT NULL);
@@ -244,12 +249,13 @@ CREATE VIEW v_allocation AS
 SELECT a.id, d.name AS device, l.name AS level, a.size_bytes, NULL AS requested_bytes, a.alloc_seq, a.free_seq, a.alloc_ns,
        a.free_ns, 1 AS time_exact, a.thread, NULL AS stream, p.name AS phase, fp.name AS free_phase, (a.flags >> 1) & 1 AS recompute,
        s.step, m.root_name AS root, m.fqn AS layer, c.name AS category, cr.name AS category_rule,
-       CASE WHEN t.kind = 2 THEN NULL ELSE t.name END AS parameter, t.state_key, t.shape, t.dtype, NULL AS operation,
+       CASE WHEN t.kind = 2 THEN NULL ELSE t.name END AS parameter, t.state_key, t.shape, t.dtype, o.function AS operation,
        f.file || ':' || f.line || ' (' || f.function || ')' AS line,
        'report' AS source
 FROM allocation a
 LEFT JOIN device d ON d.id = a.device LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module
 LEFT JOIN tensor t ON t.id = a.tensor LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown
+LEFT JOIN frame o ON o.id = k.operation
 LEFT JOIN name l ON l.list = 'level' AND l.code = a.level
 LEFT JOIN name p ON p.list = 'phase' AND p.code = a.phase LEFT JOIN name fp ON fp.list = 'phase' AND fp.code = a.free_phase
 LEFT JOIN name c ON c.list = 'category' AND c.code = a.category
@@ -310,6 +316,13 @@ LEFT JOIN layer_peak lp ON lp.device = d.id AND lp.module = o.id;
 CREATE VIEW v_external AS
 SELECT t.address AS storage, max(t.size_bytes) AS size_bytes, m.fqn AS layer, t.name AS parameter
 FROM tensor t LEFT JOIN module m ON m.id = t.module WHERE t.allocation IS NULL GROUP BY t.address;
+
+CREATE VIEW v_oom AS
+SELECT o.seq, o.ns, s.step, o.thread, d.name AS device, p.name AS phase, m.root_name AS root, m.fqn AS layer, f.function AS operation,
+       l.file || ':' || l.line || ' (' || l.function || ')' AS line, o.size_bytes, o.allocated_bytes, o.reserved_bytes
+FROM oom o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module LEFT JOIN device d ON d.id = o.device
+LEFT JOIN name p ON p.list = 'phase' AND p.code = o.phase LEFT JOIN stack k ON k.id = o.stack
+LEFT JOIN frame f ON f.id = k.operation LEFT JOIN frame l ON l.id = k.shown;
 
 CREATE VIEW v_lost AS SELECT cause, count FROM lost;
 

@@ -109,6 +109,7 @@ struct store_allocation {
 	bool provisional, recompute;
 	const char *root, *layer, *parameter, *state_key, *shape, *dtype; /* or NULL */
 	const char *line;                                                 /* or NULL: "/dir/train.py:12 (Net.forward)" */
+	const char *operation;                                            /* or NULL: "aten::conv2d", "ConvolutionBackward0" */
 };
 
 /* Gradients, state, saved and temporary bytes: each at its own highest in the step. */
@@ -141,7 +142,7 @@ struct store_oom {
 	uint32_t thread;
 	uint16_t device;
 	unsigned phase;
-	const char *root, *layer; /* or NULL */
+	const char *root, *layer, *line, *operation; /* or NULL; as of an allocation */
 	uint64_t size_bytes, allocated_bytes, reserved_bytes;
 };
 

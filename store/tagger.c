@@ -464,6 +464,7 @@ static void feed_oom(struct tagger *tagger, struct thread *thread, const struct 
 	        .reserved_bytes = record->b,
 	        .thread = record->thread,
 	        .module = record->scope,
+	        .stack = record->stack,
 	        .device = record->device,
 	        .phase = context.phase,
 	};
@@ -475,13 +476,38 @@ static void feed_oom(struct tagger *tagger, struct thread *thread, const struct 
 static void define_stack(struct tagger *tagger, const struct record *record)
 {
 	const struct tag_stack told = {
-	        .id = record->stack, .parent = (uint32_t)record->a, .frame = record->scope, .shown = (uint32_t)record->b};
+	        .id = record->stack,
+	        .parent = (uint32_t)record->a,
+	        .frame = record->scope,
+	        .shown = (uint32_t)record->b,
+	        .operation = (uint32_t)record->address,
+	};
 
-	if (!told.id || !told.frame || record->a > UINT32_MAX || record->b > UINT32_MAX) {
+	if (!told.id || !told.frame || record->a > UINT32_MAX || record->b > UINT32_MAX || record->address > UINT32_MAX) {
 		tagger->nr_ignored++;
 		return;
 	}
 	TELL(tagger, stack, &told);
+}
+
+static void define_frame(struct tagger *tagger, const struct record *record, const char *const fields[2])
+{
+	struct tag_frame told = {.id = record->scope, .file = fields[0], .function = fields[1]};
+
+	if (record->flags & RECORD_F_NATIVE) {
+		told.kind = FRAME_NATIVE;
+		told.internal = true;
+		told.function = "";
+		told.build_id = fields[1];
+		told.offset = record->a;
+	} else if (record->flags & RECORD_F_OPERATION) {
+		told.kind = FRAME_OPERATION;
+		told.internal = true;
+	} else {
+		told.line = record->a <= INT32_MAX ? (uint32_t)record->a : 0;
+		told.internal = record->flags & RECORD_F_INTERNAL;
+	}
+	TELL(tagger, frame, &told);
 }
 
 /* ---- records with text */
@@ -538,18 +564,9 @@ static void feed_text(struct tagger *tagger, struct thread *thread, const struct
 	case RECORD_DEF_TENSOR:
 		name_tensor(tagger, record, fields);
 		break;
-	case RECORD_DEF_FRAME: {
-		const struct tag_frame told = {
-		        .id = record->scope,
-		        .line = record->a <= INT32_MAX ? (uint32_t)record->a : 0,
-		        .internal = record->flags & RECORD_F_INTERNAL,
-		        .file = fields[0],
-		        .function = fields[1],
-		};
-
-		TELL(tagger, frame, &told);
+	case RECORD_DEF_FRAME:
+		define_frame(tagger, record, fields);
 		break;
-	}
 	case RECORD_INFO:
 		TELL(tagger, info, fields[0], fields[1]);
 		break;

@@ -141,22 +141,29 @@ struct tag_optimizer {
 	uint32_t id;
 	const char *class_name;
 };
-/* A place in the source, and a stack of such places: a prefix tree. */
+/*
+ * A place in the source, an operation (function: its name) or a place in compiled code; and a stack of them: a prefix tree.
+ * Native: file and build_id name the object, offset the place in it.
+ */
 struct tag_frame {
 	uint32_t id;
 	uint32_t line; /* 0: not known */
+	uint8_t kind;  /* enum frame_kind */
 	bool internal; /* not the user's own code */
 	const char *file, *function;
+	const char *build_id; /* native frames, else NULL */
+	uint64_t offset;
 };
 struct tag_stack {
 	uint32_t id;
 	uint32_t parent; /* the stack that called it, 0: none */
 	uint32_t frame;
-	uint32_t shown; /* the frame to show for it */
+	uint32_t shown;     /* the frame to show for it, 0: none */
+	uint32_t operation; /* its operation's frame, 0: none */
 };
 struct tag_oom {
 	uint64_t seq, ns, stretch, size_bytes, allocated_bytes, reserved_bytes;
-	uint32_t thread, module;
+	uint32_t thread, module, stack;
 	uint16_t device;
 	uint8_t phase;
 };

@@ -40,6 +40,7 @@ static int write_names(struct writer *writer)
 	        {"category", category_name, 0, NR_CATEGORIES},
 	        {"category_rule", category_rule_name, 0, NR_CATEGORY_RULES},
 	        {"step_kind", step_kind_name, 0, NR_STEP_KINDS},
+	        {"frame_kind", frame_kind_name, 0, NR_FRAME_KINDS},
 	        {"severity", severity_name, RECORD_SEVERITY_INFO, RECORD_SEVERITY_ERROR + 1},
 	        {"tensor_kind", tensor_kind_name, RECORD_TENSOR_PARAMETER, RECORD_TENSOR_GRADIENT + 1},
 	};

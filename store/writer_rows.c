@@ -325,22 +325,28 @@ static int write_optimizer(void *arg, const struct tag_optimizer *optimizer)
 static int write_frame(void *arg, const struct tag_frame *frame)
 {
 	struct row row;
-	int r = row_begin(arg, "INSERT OR REPLACE INTO frame (id, file, function, line, internal) VALUES (?,?,?,?,?)", &row);
+	int r = row_begin(arg,
+	                  "INSERT OR REPLACE INTO frame (id, kind, file, function, line, internal, build_id, offset)"
+	                  " VALUES (?,?,?,?,?,?,?,?)",
+	                  &row);
 
 	if (r)
 		return r;
 	row_u64(&row, frame->id);
+	row_u64(&row, frame->kind);
 	row_text_or_empty(&row, frame->file);
 	row_text_or_empty(&row, frame->function);
 	row_u64(&row, frame->line);
 	row_u64(&row, frame->internal);
+	row_text(&row, frame->build_id);
+	row_u64_unless(&row, frame->kind != FRAME_NATIVE, frame->offset);
 	return row_end(&row);
 }
 
 static int write_stack(void *arg, const struct tag_stack *stack)
 {
 	struct row row;
-	int r = row_begin(arg, "INSERT OR REPLACE INTO stack (id, parent, frame, shown) VALUES (?,?,?,?)", &row);
+	int r = row_begin(arg, "INSERT OR REPLACE INTO stack (id, parent, frame, shown, operation) VALUES (?,?,?,?,?)", &row);
 
 	if (r)
 		return r;
@@ -348,6 +354,7 @@ static int write_stack(void *arg, const struct tag_stack *stack)
 	row_u64(&row, stack->parent);
 	row_u64(&row, stack->frame);
 	row_u64(&row, stack->shown);
+	row_u64(&row, stack->operation);
 	return row_end(&row);
 }
 
@@ -358,7 +365,7 @@ static int write_oom(void *arg, const struct tag_oom *oom)
 	int r = row_begin(
 	        writer,
 	        "INSERT OR REPLACE INTO oom (seq, ns, stretch, thread, module, device, phase, size_bytes, allocated_bytes,"
-	        " reserved_bytes) VALUES (?,?,?,?,?,?,?,?,?,?)",
+	        " reserved_bytes, stack) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
 	        &row);
 
 	if (r)
@@ -373,6 +380,7 @@ static int write_oom(void *arg, const struct tag_oom *oom)
 	row_u64(&row, oom->size_bytes);
 	row_u64(&row, oom->allocated_bytes);
 	row_u64(&row, oom->reserved_bytes);
+	row_u64(&row, oom->stack);
 	return row_end(&row);
 }
 

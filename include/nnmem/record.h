@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RECORD_VERSION 2u
+#define RECORD_VERSION 3u
 
 /* What a record says.  The comment names the fields it uses besides seq, time_ns, kind and thread; others are 0. */
 enum record_kind {
@@ -26,7 +26,7 @@ enum record_kind {
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,
-	RECORD_OOM = 3, /* device, flags NODE, scope, size = bytes asked for, a, b: totals; address 0 */
+	RECORD_OOM = 3, /* device, flags NODE, stack, scope, size = bytes asked for, a, b: totals; address 0 */
 
 	/*
 	 * Scopes of the thread that sends them; they nest.
@@ -56,8 +56,10 @@ enum record_kind {
 	RECORD_MARK_PHASE_END = 22,
 
 	/*
-	 * A Python stack, defined before its first use: stack = its id, scope = id of its innermost frame (DEF_FRAME), a = id of
-	 * the stack that called it (0: none), b = id of the frame to show for it: the innermost of the user's own code.
+	 * A stack, defined before its first use: stack = its id, scope = id of its innermost frame (DEF_FRAME), a = id of the
+	 * stack that called it (0: none), b = id of the frame to show for it: the innermost of the user's own code (0: none),
+	 * address = id of its operation's frame (0: none).  From outermost to innermost: frames of Python, then at most one
+	 * operation, then native frames.
 	 */
 	RECORD_DEF_STACK = 24,
 
@@ -74,7 +76,15 @@ enum record_kind {
 	 * text: name (a parameter's or buffer's path below its root), dtype ("float32"), shape ("32,3,3,3"), state key.
 	 */
 	RECORD_DEF_TENSOR = 33,
-	/* A place in the source: scope = frame id, flags INTERNAL; a = line, 0 not known; text: file, function. */
+	/*
+	 * A frame: scope = its id.
+	 * Of Python: flags INTERNAL; a = line, 0 not known; text: file, function.
+	 *
+	 * Flags OPERATION: text: file (empty), function: an operator (`aten::conv2d`) or a node's class, the latter mangled as
+	 * C++ does (`N5torch8autograd14AccumulateGradE`) or as Python has it.
+	 *
+	 * Flags NATIVE: a = offset in the object's file; text: that file, its build id in hexadecimal digits.
+	 */
 	RECORD_DEF_FRAME = 34,
 
 	/* Facts about the run. */
@@ -114,6 +124,8 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 #define RECORD_F_PYTHON     0x20u /* DEF_THREAD: the thread has a Python thread state */
 #define RECORD_F_AUTOGRAD   0x40u /* DEF_THREAD: an autograd worker thread */
 #define RECORD_F_INTERNAL   0x01u /* DEF_FRAME: not the user's own code */
+#define RECORD_F_OPERATION  0x02u /* DEF_FRAME: what PyTorch does there */
+#define RECORD_F_NATIVE     0x04u /* DEF_FRAME: a frame of compiled code */
 #define RECORD_F_SHARED     0x80u /* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
 
 /* The level of a report, in bits that only module records use otherwise. */

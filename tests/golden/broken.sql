@@ -207,8 +207,14 @@ INSERT INTO layer_peak (device, module, forward_peak_bytes, backward_peak_bytes)
 (65280,6,60000000,118000000),
 (65280,7,60000000,118000000),
 (65280,8,60000000,118000000);
-INSERT INTO oom (seq, ns, stretch, thread, module, device, phase, size_bytes, allocated_bytes, reserved_bytes) VALUES
-(50,1000000,2,1,5,65280,1,40000000000,123456,0);
+INSERT INTO oom (seq, ns, stretch, thread, module, device, phase, size_bytes, allocated_bytes, reserved_bytes, stack) VALUES
+(50,1000000,2,1,5,65280,1,40000000000,123456,0,2);
+INSERT INTO frame (id, kind, file, function, line, internal) VALUES
+(1,0,'/home/user/train.py','Net.forward',7,0),
+(2,1,'','aten::evil[31mop',0,1);
+INSERT INTO stack (id, parent, frame, shown, operation) VALUES
+(1,0,1,1,0),
+(2,1,2,1,2);
 INSERT INTO note (id, seq, severity, what) VALUES
 (1,5,1,'evil [31m name'),
 (2,5,0,'info only');

@@ -387,19 +387,24 @@ INSERT INTO layer_peak (device, module, forward_peak_bytes, backward_peak_bytes)
 (65280,10,38788496,38812544),
 (65280,11,38788584,38788664);
 -- Added by hand: where the blocks of the forward and of the optimizer came from, one of them with a file and a function to cut.
-INSERT INTO frame (id, file, function, line, internal) VALUES
-(1,'/home/user/train.py','<module>',40,0),
-(2,'/home/user/train.py','Net.forward',17,0),
-(3,'/site-packages/torch/nn/functional.py','relu',1700,1),
-(4,'/home/user/a folder (old)/helpers_with_a_very_long_name.py','build.<locals>.make_the_optimizer_state',123456,0),
-(5,'<string>','<lambda>',1,0);
-INSERT INTO stack (id, parent, frame, shown) VALUES
-(1,0,1,1),
-(2,1,2,2),
-(3,2,3,2),
-(4,1,4,4),
-(5,1,5,5);
+INSERT INTO frame (id, kind, file, function, line, internal) VALUES
+(1,0,'/home/user/train.py','<module>',40,0),
+(2,0,'/home/user/train.py','Net.forward',17,0),
+(3,0,'/site-packages/torch/nn/functional.py','relu',1700,1),
+(4,0,'/home/user/a folder (old)/helpers_with_a_very_long_name.py','build.<locals>.make_the_optimizer_state',123456,0),
+(5,0,'<string>','<lambda>',1,0),
+(6,1,'','aten::relu',0,1),
+(7,1,'','ConvolutionBackward0',0,1);
+INSERT INTO stack (id, parent, frame, shown, operation) VALUES
+(1,0,1,1,0),
+(2,1,2,2,0),
+(3,2,3,2,0),
+(4,1,4,4,0),
+(5,1,5,5,0),
+(6,3,6,2,6),
+(7,2,7,2,7);
 UPDATE allocation SET stack = 1 WHERE phase = 0;
-UPDATE allocation SET stack = 3 WHERE phase IN (1, 2);
+UPDATE allocation SET stack = 6 WHERE phase = 1;
+UPDATE allocation SET stack = 7 WHERE phase = 2;
 UPDATE allocation SET stack = 4 WHERE category = 4;
 UPDATE allocation SET stack = 5 WHERE id % 7 = 0;

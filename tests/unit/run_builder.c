@@ -232,7 +232,7 @@ static void insert_model(sqlite3 *db)
 	builder_exec(db, "INSERT INTO fact VALUES ('torch_version', '2.13.0'), ('python_version', '3.13.1')");
 	builder_exec(db, "INSERT INTO lost VALUES ('ring_full', 3), ('torn', 2), ('of_the_future', 4)");
 	builder_exec(db, "INSERT INTO note VALUES (1, 5, 1, 'stacks are off'), (2, 9, 0, 'second')");
-	builder_exec(db, "INSERT INTO oom VALUES (11, 110, 101, 1, 3, 1, 1, 1 << 40, 500, 600)");
+	builder_exec(db, "INSERT INTO oom VALUES (11, 110, 101, 1, 3, 1, 1, 1 << 40, 500, 600, 0)");
 }
 
 void builder_make_random(const char *path, uint64_t seed, struct built_run *ret)

@@ -57,7 +57,7 @@ struct rows {
 	size_t nr_notes, nr_infos, nr_ooms, nr_ends, nr_threads, nr_frames, nr_stacks;
 	struct tag_frame frame; /* the last; its texts in frame_text */
 	struct tag_stack stack;
-	char frame_text[128];
+	char frame_text[128], build_id[16];
 	struct tag_oom oom;
 	int fail_with;
 };
@@ -232,6 +232,7 @@ static int on_frame(void *arg, const struct tag_frame *frame)
 	rows->frame = *frame;
 	rows->nr_frames++;
 	snprintf(rows->frame_text, sizeof(rows->frame_text), "%s|%s", frame->file, frame->function);
+	snprintf(rows->build_id, sizeof(rows->build_id), "%s", frame->build_id ? frame->build_id : "");
 	return rows->fail_with;
 }
 
@@ -1765,10 +1766,11 @@ static void test_oom_when_reported_then_told_with_phase_and_layer(void **state)
 	struct play *p = play_new();
 
 	play(p, "F( M3(");
-	send(p, (struct record){.kind = RECORD_OOM, .device = CUDA_0, .size = 999, .scope = 3, .a = 5, .b = 6});
+	send(p, (struct record){.kind = RECORD_OOM, .device = CUDA_0, .stack = 4, .size = 999, .scope = 3, .a = 5, .b = 6});
 	assert_int_equal(p->rows.nr_ooms, 1);
 	assert_int_equal(p->rows.oom.phase, PHASE_FORWARD);
 	assert_int_equal(p->rows.oom.module, 3);
+	assert_int_equal(p->rows.oom.stack, 4);
 	assert_int_equal(p->rows.oom.size_bytes, 999);
 	assert_int_equal(p->rows.oom.reserved_bytes, 6);
 	play_free(p);
@@ -1787,11 +1789,23 @@ static void test_stack_when_defined_then_told_and_blocks_name_it(void **state)
 	define(p, (struct record){.kind = RECORD_DEF_FRAME, .scope = 8, .a = UINT64_MAX}, "|");
 	assert_int_equal(p->rows.frame.line, 0);
 	assert_false(p->rows.frame.internal);
-	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .a = 4, .b = 8});
+	define(p, (struct record){.kind = RECORD_DEF_FRAME, .flags = RECORD_F_OPERATION, .scope = 9}, "|aten::relu");
+	assert_int_equal(p->rows.frame.kind, FRAME_OPERATION);
+	assert_true(p->rows.frame.internal);
+	assert_string_equal(p->rows.frame_text, "|aten::relu");
+	define(p, (struct record){.kind = RECORD_DEF_FRAME, .flags = RECORD_F_NATIVE, .scope = 10, .a = UINT64_MAX},
+	       "/a.so|00ff");
+	assert_int_equal(p->rows.frame.kind, FRAME_NATIVE);
+	assert_int_equal(p->rows.frame.line, 0);
+	assert_true(p->rows.frame.offset == UINT64_MAX);
+	assert_string_equal(p->rows.frame_text, "/a.so|");
+	assert_string_equal(p->rows.build_id, "00ff");
+	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .a = 4, .b = 8, .address = 9});
 	assert_int_equal(p->rows.stack.id, 5);
 	assert_int_equal(p->rows.stack.parent, 4);
 	assert_int_equal(p->rows.stack.frame, 7);
 	assert_int_equal(p->rows.stack.shown, 8);
+	assert_int_equal(p->rows.stack.operation, 9);
 	send(p, (struct record){.kind = RECORD_ALLOC, .device = CUDA_0, .stack = 5, .address = 64, .size = 8, .a = 8, .b = 8});
 	finish(p);
 	assert_int_equal(p->rows.allocations[1].stack, 5);
@@ -1806,9 +1820,10 @@ static void test_stack_when_ids_are_none_then_ignored_and_counted(void **state)
 	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .b = 7});
 	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .a = UINT64_C(1) << 32, .b = 7});
 	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .b = UINT64_C(1) << 32});
+	send(p, (struct record){.kind = RECORD_DEF_STACK, .stack = 5, .scope = 7, .address = UINT64_C(1) << 32});
 	define(p, (struct record){.kind = RECORD_DEF_FRAME, .scope = 7}, "only a file");
 	assert_int_equal(p->rows.nr_stacks + p->rows.nr_frames, 0);
-	assert_int_equal(tagger_ignored(p->tagger), 5);
+	assert_int_equal(tagger_ignored(p->tagger), 6);
 	play_free(p);
 }
 

@@ -223,8 +223,9 @@ static void test_writer_create_when_done_then_the_file_says_what_it_is(void **st
 	assert_string_equal(
 	        query(f, "SELECT hostname, ring_path, ring_start_ns, start_realtime_ns, last_seq, nnmem_version FROM run"),
 	        "host|/dev/shm/ring|5000000000|1700000000123456789|0|" NNMEM_VERSION);
-	assert_string_equal(query(f, "SELECT list, count(*) FROM name GROUP BY list"),
-	                    "category|13\ncategory_rule|20\nlevel|4\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
+	assert_string_equal(
+	        query(f, "SELECT list, count(*) FROM name GROUP BY list"),
+	        "category|13\ncategory_rule|20\nframe_kind|3\nlevel|4\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
 	assert_string_equal(query(f, "SELECT name FROM name WHERE list = 'phase' AND code = 2"), "backward");
 	assert_string_equal(query(f, "SELECT count(*) FROM name WHERE name = '?'"), "0");
 }
@@ -262,19 +263,38 @@ static void test_writer_stack_when_told_then_the_shown_frame_is_the_line(void **
 	struct fixture *f = *state;
 	const struct tag_frame user = {.id = 4, .line = 12, .file = "/home/a (b)/train.py", .function = "Net.forward"};
 	const struct tag_frame library = {.id = 9, .line = 99, .internal = true, .file = "/torch/f.py", .function = "relu"};
-	const struct tag_stack outer = {.id = 3, .frame = 4, .shown = 4}, inner = {.id = 7, .parent = 3, .frame = 9, .shown = 4};
+	const struct tag_stack outer = {.id = 3, .frame = 4, .shown = 4}, inner = {.id = 6, .parent = 3, .frame = 9, .shown = 4},
+	                       operation = {.id = 7, .parent = 6, .frame = 10, .shown = 4, .operation = 10},
+	                       native = {.id = 8, .parent = 7, .frame = 11, .shown = 4, .operation = 10};
+	const struct tag_frame relu = {.id = 10, .kind = FRAME_OPERATION, .internal = true, .file = "", .function = "aten::relu"};
+	const struct tag_frame object = {.id = 11,
+	                                 .kind = FRAME_NATIVE,
+	                                 .internal = true,
+	                                 .file = "/a.so",
+	                                 .function = "",
+	                                 .build_id = "00ff",
+	                                 .offset = 64};
+	struct tag_oom oom = {.seq = 30, .ns = START_NS, .stack = 8, .device = RECORD_DEVICE_CPU, .phase = PHASE_FORWARD};
 
 	write_basics(f);
 	assert_int_equal(f->sink.frame(f->sink.arg, &user), 0);
 	assert_int_equal(f->sink.frame(f->sink.arg, &library), 0);
+	assert_int_equal(f->sink.frame(f->sink.arg, &relu), 0);
+	assert_int_equal(f->sink.frame(f->sink.arg, &object), 0);
 	assert_int_equal(f->sink.stack(f->sink.arg, &outer), 0);
 	assert_int_equal(f->sink.stack(f->sink.arg, &inner), 0);
 	assert_int_equal(f->sink.stack(f->sink.arg, &inner), 0); /* a definition may come again */
+	assert_int_equal(f->sink.stack(f->sink.arg, &operation), 0);
+	assert_int_equal(f->sink.stack(f->sink.arg, &native), 0);
+	assert_int_equal(f->sink.oom(f->sink.arg, &oom), 0);
 	assert_int_equal(commit(f, 20), 0);
 	assert_string_equal(query(f, "SELECT line FROM v_allocation"), "/home/a (b)/train.py:12 (Net.forward)");
 	assert_string_equal(query(f, "SELECT line FROM v_peak"), "/home/a (b)/train.py:12 (Net.forward)");
-	assert_string_equal(query(f, "SELECT * FROM frame"), "4|/home/a (b)/train.py|Net.forward|12|0\n9|/torch/f.py|relu|99|1");
-	assert_string_equal(query(f, "SELECT * FROM stack"), "3|0|4|4\n7|3|9|4");
+	assert_string_equal(query(f, "SELECT * FROM frame"),
+	                    "4|0|/home/a (b)/train.py|Net.forward|12|0|NULL|NULL\n9|0|/torch/f.py|relu|99|1|NULL|NULL\n"
+	                    "10|1||aten::relu|0|1|NULL|NULL\n11|2|/a.so||0|1|00ff|64");
+	assert_string_equal(query(f, "SELECT * FROM stack"), "3|0|4|4|0\n6|3|9|4|0\n7|6|10|4|10\n8|7|11|4|10");
+	assert_string_equal(query(f, "SELECT operation, line FROM v_oom"), "aten::relu|/home/a (b)/train.py:12 (Net.forward)");
 }
 
 static void test_writer_allocation_when_open_at_a_commit_then_its_row_is_replaced_at_its_death(void **state)
@@ -407,7 +427,7 @@ static void test_writer_rest_of_the_sink_when_called_then_every_column_arrives(v
 	struct tag_layer_peak peaks[] = {{4, RECORD_DEVICE_CPU, 100, 200}, {5, RECORD_DEVICE_CPU, 50, 60}};
 	struct tag_thread thread = {1, 4242, RECORD_F_PYTHON, "Main\xffThread"};
 	struct tag_optimizer optimizer = {1, "SGD"};
-	struct tag_oom oom = {30, START_NS + 300, 2, 1 << 30, 1000, 2000, 1, 5, RECORD_DEVICE_CPU, PHASE_FORWARD};
+	struct tag_oom oom = {30, START_NS + 300, 2, 1 << 30, 1000, 2000, 1, 5, 6, RECORD_DEVICE_CPU, PHASE_FORWARD};
 	struct tag_note note = {31, RECORD_SEVERITY_DEGRADED, "no stacks"};
 	struct tag_tensor external = {
 	        .id = 9, .module = 5, .kind = RECORD_TENSOR_BUFFER, .address = 99, .size_bytes = 8, .name = "body.0.seen"};
@@ -430,7 +450,7 @@ static void test_writer_rest_of_the_sink_when_called_then_every_column_arrives(v
 	assert_string_equal(query(f, "SELECT * FROM layer_peak"), "65280|5|50|60");
 	assert_string_equal(query(f, "SELECT id, os_id, flags, hex(name) FROM thread"), "1|4242|32|4D61696EFF546872656164");
 	assert_string_equal(query(f, "SELECT * FROM optimizer"), "1|SGD");
-	assert_string_equal(query(f, "SELECT * FROM oom"), "30|300|2|1|5|65280|1|1073741824|1000|2000");
+	assert_string_equal(query(f, "SELECT * FROM oom"), "30|300|2|1|5|65280|1|1073741824|1000|2000|6");
 	assert_string_equal(query(f, "SELECT * FROM v_note"), "31|degraded|no stacks");
 	assert_string_equal(query(f, "SELECT * FROM fact"), "torch_version|2.14.1");
 	assert_string_equal(query(f, "SELECT * FROM v_external"), "99|8|body.0|body.0.seen");
