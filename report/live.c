@@ -1,7 +1,10 @@
 /* What is alive at one instant: see live.h. */
 #include "report/live.h"
 
+#include "report/groups.h"
+
 #include <errno.h>
+#include <search.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -26,46 +29,71 @@ const char *category_words(unsigned category)
 	return category < NR_CATEGORIES ? words[category] : "not classified";
 }
 
-static bool same(const char *a, const char *b)
-{
-	return a == b || (a && b && !strcmp(a, b));
-}
-
 static int copy(const char *text, char **ret)
 {
 	*ret = text ? strdup(text) : NULL;
 	return text && !*ret ? -ENOMEM : 0;
 }
 
+static int compare_texts(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) : (a != NULL) - (b != NULL);
+}
+
+static int compare_owners(const void *a, const void *b)
+{
+	const struct live_owner *x = a, *y = b;
+	int order = compare_texts(x->layer, y->layer);
+
+	return order ? order : compare_texts(x->root, y->root);
+}
+
+static void owner_free(void *arg)
+{
+	struct live_owner *owner = arg;
+
+	free(owner->root);
+	free(owner->layer);
+	free(owner);
+}
+
+/* A loss that is called by itself is a root too, but its name tells it from any layer. */
+static void look_at_root(struct live *live, const struct live_owner *owner)
+{
+	if (!owner->layer || !*owner->layer)
+		return;
+	if (live->some_root && compare_texts(live->some_root, owner->root) != 0)
+		live->several_roots = true;
+	live->some_root = owner->root;
+}
+
+/* More owners than this are not kept: no model has so many layers, a hostile file may. */
+#define OWNERS_MAX 65536u
+
 static int add_to_owner(struct live *live, const struct store_allocation *allocation)
 {
-	struct live_owner *owner;
-	size_t i;
+	const struct live_owner wanted = {.root = (char *)(uintptr_t)allocation->root,
+	                                  .layer = (char *)(uintptr_t)allocation->layer};
+	struct live_owner *const *found = tfind(&wanted, &live->owners, compare_owners);
+	struct live_owner *owner = found ? *found : NULL;
 
-	/* Neighbours in the order of size are often of one layer, so the last met come first. */
-	for (i = live->nr_owners; i > 0; i--) {
-		owner = &live->owners[i - 1];
-		if (same(owner->layer, allocation->layer) && same(owner->root, allocation->root)) {
-			owner->bytes += allocation->size_bytes;
+	if (!owner) {
+		if (live->nr_owners == OWNERS_MAX)
 			return 0;
-		}
-		/* A loss that is called by itself is a root too, but its name tells it from any layer. */
-		if (owner->layer && *owner->layer && allocation->layer && *allocation->layer &&
-		    !same(owner->root, allocation->root))
-			live->several_roots = true;
-	}
-	if (live->nr_owners == live->room_owners) {
-		size_t room = live->room_owners ? live->room_owners * 2 : 64;
-		struct live_owner *owners = realloc(live->owners, room * sizeof(*owners));
-
-		if (!owners)
+		owner = calloc(1, sizeof(*owner));
+		if (!owner || copy(allocation->root, &owner->root) || copy(allocation->layer, &owner->layer) ||
+		    !tsearch(owner, &live->owners, compare_owners)) {
+			if (owner)
+				owner_free(owner);
 			return -ENOMEM;
-		live->owners = owners;
-		live->room_owners = room;
+		}
+		live->nr_owners++;
+		look_at_root(live, owner);
 	}
-	owner = &live->owners[live->nr_owners++];
-	*owner = (struct live_owner){.bytes = allocation->size_bytes};
-	return copy(allocation->root, &owner->root) ? -ENOMEM : copy(allocation->layer, &owner->layer);
+	owner->bytes += allocation->size_bytes;
+	if (owner->layer && (!live->biggest || owner->bytes > live->biggest->bytes))
+		live->biggest = owner;
+	return 0;
 }
 
 struct reading {
@@ -80,16 +108,14 @@ static int each(const struct store_allocation *allocation, void *arg)
 	unsigned category = allocation->category < NR_CATEGORIES ? allocation->category : CATEGORY_UNKNOWN;
 
 	live->nr_blocks++;
-	live->has_lines |= allocation->line != NULL;
 	live->bytes += allocation->size_bytes;
-	live->category_blocks[category]++;
-	live->category_bytes[category] += allocation->size_bytes;
 	if (allocation->alloc_seq == reading->seq && !live->has_last) {
 		live->has_last = true;
 		live->last_ns = allocation->alloc_ns;
 		live->last_bytes = allocation->size_bytes;
 		live->last_category = category;
-		if (copy(allocation->root, &live->last_root) || copy(allocation->layer, &live->last_layer))
+		if (copy(allocation->root, &live->last_root) || copy(allocation->layer, &live->last_layer) ||
+		    copy(allocation->line, &live->last_line) || copy(allocation->operation, &live->last_operation))
 			return -ENOMEM;
 	}
 	return add_to_owner(live, allocation);
@@ -112,24 +138,37 @@ int live_read(struct report *report, uint16_t device, uint64_t seq, struct live 
 
 void live_release(struct live *live)
 {
-	for (size_t i = 0; i < live->nr_owners; i++) {
-		free(live->owners[i].root);
-		free(live->owners[i].layer);
-	}
-	free(live->owners);
+	tdestroy(live->owners, owner_free);
 	free(live->last_root);
 	free(live->last_layer);
+	free(live->last_line);
+	free(live->last_operation);
 	*live = (struct live){0};
 }
 
-const struct live_owner *live_biggest_owner(const struct live *live)
+/* "aten::conv2d in train.py:12 (Net.forward)", what is known of it, with a blank before it. */
+static void print_cause(struct report *report, const struct live *live, char *ret, size_t size)
 {
-	const struct live_owner *biggest = NULL;
+	const char *line = short_line(report, live->last_line, true);
+	const char *operation = live->last_operation ? report_safe(report, live->last_operation) : "";
 
-	for (size_t i = 0; i < live->nr_owners; i++)
-		if (live->owners[i].layer && (!biggest || live->owners[i].bytes > biggest->bytes))
-			biggest = &live->owners[i];
-	return biggest;
+	snprintf(ret, size, "%s%s%s%s%s", *operation ? ", " : "", operation, *line ? (*operation ? "" : ",") : "",
+	         *line ? " at " : "", line);
+}
+
+const char *live_last_words(struct report *report, const struct live *live, char *ret, size_t size)
+{
+	format_buffer number;
+	char cause[2 * SAFE_TEXT_MAX + 16];
+
+	*ret = '\0';
+	if (!live->has_last)
+		return ret;
+	print_cause(report, live, cause, sizeof(cause));
+	snprintf(ret, size, "%s of %s%s%s%s", report_bytes(report, live->last_bytes, number), category_words(live->last_category),
+	         live->last_layer ? " for layer " : "",
+	         live->last_layer ? report_layer(report, live->last_root, live->last_layer) : "", cause);
+	return ret;
 }
 
 struct device_search {

@@ -11,7 +11,7 @@
 #include <string.h>
 
 struct cell {
-	bool known;
+	bool known, dash;
 	uint64_t number; /* two's complement where signed */
 	char *text;      /* as it came from the file; owned */
 };
@@ -157,6 +157,16 @@ void row_count(struct rows *rows, const char *column, uint64_t value)
 void row_delta(struct rows *rows, const char *column, int64_t value)
 {
 	row_count(rows, column, (uint64_t)value);
+}
+
+void row_unknown(struct rows *rows, const char *column)
+{
+	struct cell *cell = cell_of(rows, column);
+
+	if (cell) {
+		cell->known = false;
+		cell->dash = true;
+	}
 }
 
 void row_bool(struct rows *rows, const char *column, bool value)
@@ -341,7 +351,7 @@ static bool is_shown(const struct rows *rows, size_t j)
 static const char *cell_words(struct rows *rows, const struct row_column *column, const struct cell *cell, char ret[FORMAT_MAX])
 {
 	if (!cell->known)
-		return "";
+		return cell->dash ? "-" : "";
 	switch (column->type) {
 	case COLUMN_TEXT:
 		return report_safe(rows->report, cell->text);
@@ -393,7 +403,10 @@ static int print_for_people(struct rows *rows)
 		shown[nr_shown++] = (struct column){
 		        .heading = heading_of(rows, column),
 		        .right = column->type != COLUMN_TEXT || (column->flags & COLUMN_RIGHT),
-		        .flexible = column->flags & COLUMN_FLEXIBLE,
+		        .flexible = column->flags & (COLUMN_FLEXIBLE | COLUMN_CUT_START | COLUMN_CUT_END),
+		        .cut = column->flags & COLUMN_CUT_START ? CUT_START
+		               : column->flags & COLUMN_CUT_END ? CUT_END
+		                                                : CUT_MIDDLE,
 		};
 	}
 	if (!error)

@@ -50,7 +50,9 @@ enum column_type {
 
 enum column_flags {
 	COLUMN_FOR_PEOPLE = 1, /* programs do not see it */
-	COLUMN_FLEXIBLE = 2,   /* may be cut in the middle where the line is too long */
+	COLUMN_FLEXIBLE = 2,   /* may be cut where the line is too long: in the middle */
+	COLUMN_CUT_START = 16, /* ... at its start: the end of a layer's path says most */
+	COLUMN_CUT_END = 32,   /* ... at its end */
 	COLUMN_IF_ANY = 4,     /* people see it only when a row has something in it */
 	COLUMN_RIGHT = 8,      /* text that is a number to people: a share */
 };
@@ -90,6 +92,8 @@ void row_text(struct rows *rows, const char *column, const char *raw /* or NULL 
 void row_textf(struct rows *rows, const char *column, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void row_count(struct rows *rows, const char *column, uint64_t value);
 void row_delta(struct rows *rows, const char *column, int64_t value);
+/* Not known, or not applicable: "-" to people, null to programs, as a column that is not filled at all. */
+void row_unknown(struct rows *rows, const char *column);
 void row_bool(struct rows *rows, const char *column, bool value);
 /* Only to people, how much of a whole: "64 %".  The column is COLUMN_TEXT, COLUMN_FOR_PEOPLE | COLUMN_RIGHT. */
 void row_share(struct rows *rows, const char *column, uint64_t part, uint64_t whole);

@@ -91,8 +91,8 @@ static void print_blanks(FILE *out, size_t count)
 		fprintf(out, "%*s", (int)count, "");
 }
 
-/* Print @text in exactly @width columns, its middle replaced by dots when it is longer. */
-static void print_cell(FILE *out, const char *text, size_t width, bool right, bool utf8)
+/* Print @text in exactly @width columns, a part of it replaced by dots when it is longer. */
+static void print_cell(FILE *out, const char *text, size_t width, bool right, enum cut cut, bool utf8)
 {
 	size_t needed = text_width(text);
 	const char *dots = utf8 ? "\xe2\x80\xa6" : "~";
@@ -108,7 +108,8 @@ static void print_cell(FILE *out, const char *text, size_t width, bool right, bo
 	}
 	/* An indented name stays where it is in its tree. */
 	indent = strspn(text, " ");
-	head = indent < width ? indent + (width - indent - 1) / 2 : (width - 1) / 2;
+	indent = indent < width ? indent : 0;
+	head = cut == CUT_START ? indent : cut == CUT_END ? width - 1 : indent + (width - indent - 1) / 2;
 	while (*text) {
 		size_t columns;
 		size_t length = text_next_character(text, &columns);
@@ -149,7 +150,7 @@ static void print_row(const struct table *table, const char *const *cells, const
 		if (j == last && !right && text_width(text) <= widths[j])
 			fputs(text, out);
 		else
-			print_cell(out, text, widths[j], right, utf8);
+			print_cell(out, text, widths[j], right, table->columns[j].cut, utf8);
 	}
 }
 

@@ -9,10 +9,14 @@
 
 #include "report/format.h"
 
+/* Where a text that is too long loses characters. */
+enum cut { CUT_MIDDLE = 0, CUT_START, CUT_END };
+
 struct column {
 	const char *heading; /* static */
 	bool right;          /* numbers */
-	bool flexible;       /* may be cut in the middle where the line is too long */
+	bool flexible;       /* may be cut where the line is too long */
+	enum cut cut;
 };
 
 /*

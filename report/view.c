@@ -204,6 +204,18 @@ char *report_bytes(const struct report *report, uint64_t bytes, char ret[FORMAT_
 	return format_bytes(report->arguments->units, bytes, ret);
 }
 
+char *report_size(const struct report *report, uint64_t bytes, char ret[2 * FORMAT_MAX])
+{
+	format_buffer exact, size;
+
+	if (report->arguments->units == UNITS_EXACT || bytes < 1000)
+		snprintf(ret, 2 * FORMAT_MAX, "%s", format_bytes(UNITS_EXACT, bytes, exact));
+	else
+		snprintf(ret, 2 * FORMAT_MAX, "%s (%s)", format_bytes(UNITS_EXACT, bytes, exact),
+		         report_bytes(report, bytes, size));
+	return ret;
+}
+
 const char *report_recovery(const struct store_run *run)
 {
 	switch (run->recovery) {
@@ -418,15 +430,15 @@ int report_run_row(struct report *report)
 }
 
 static const struct row_column device_columns[] = {
-        {"device", NULL, COLUMN_TEXT, 0, 0},
-        {"peak_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"peak_step", NULL, COLUMN_NUMBER, 0, 0},
-        {"peak_phase", NULL, COLUMN_TEXT, 0, 0},
+        {"device", "device", COLUMN_TEXT, 0, 0},
+        {"peak_bytes", "peak bytes", COLUMN_EXACT, 0, 0},
+        {"peak_step", "step", COLUMN_NUMBER, 0, 0},
+        {"peak_phase", "phase", COLUMN_TEXT, 0, 0},
         {"peak_seq", NULL, COLUMN_NUMBER, 0, 0},
-        {"allocs", NULL, COLUMN_COUNT, 0, 0},
-        {"frees", NULL, COLUMN_COUNT, 0, 0},
-        {"live_at_end_bytes", NULL, COLUMN_BYTES, 0, 0},
-        {"reserved_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"allocs", "allocations", COLUMN_COUNT, 0, 80},
+        {"frees", "frees", COLUMN_COUNT, 0, 80},
+        {"live_at_end_bytes", "left at end", COLUMN_EXACT, 0, 0},
+        {"reserved_peak_bytes", "peak reserved", COLUMN_EXACT, COLUMN_IF_ANY, 0},
 };
 const struct row_kind device_kind = ROW_KIND("device", device_columns);
 

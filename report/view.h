@@ -99,6 +99,8 @@ int report_device_rows(struct report *report);
 /* Room for a number or size: char buffers of the formatting functions, one a line. */
 typedef char format_buffer[FORMAT_MAX];
 
+/* "124 071 760 bytes (118.3 MiB)", or without the second where bytes were asked for. */
+char *report_size(const struct report *report, uint64_t bytes, char ret[2 * FORMAT_MAX]);
 /* A size in the units that were asked for. */
 char *report_bytes(const struct report *report, uint64_t bytes, char ret[FORMAT_MAX]);
 

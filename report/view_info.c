@@ -25,7 +25,8 @@ static void print_run(struct report *report)
 	struct tm tm;
 	char started[40] = "?";
 	char text[128];
-	format_buffer number, bytes;
+	format_buffer number;
+	char size[2 * FORMAT_MAX];
 
 	if (gmtime_r(&seconds, &tm))
 		strftime(started, sizeof(started), "%Y-%m-%d %H:%M:%S UTC", &tm);
@@ -47,16 +48,12 @@ static void print_run(struct report *report)
 	line(report, "file", recovery ? recovery : "complete");
 	line_count(report, "training steps", run->steps);
 	if (run->peak_rss_bytes) {
-		snprintf(text, sizeof(text), "%s bytes (%s)", format_count(run->peak_rss_bytes, number),
-		         report_bytes(report, run->peak_rss_bytes, bytes));
-		line(report, "peak RSS", text);
+		line(report, "peak RSS", report_size(report, run->peak_rss_bytes, size));
 	}
-	snprintf(text, sizeof(text), "%s bytes (%s)", format_count(run->params_bytes, number),
-	         report_bytes(report, run->params_bytes, bytes));
-	line(report, "parameters", text);
+	line(report, "parameters", report_size(report, run->params_bytes, size));
 	if (run->external_bytes) {
-		snprintf(text, sizeof(text), "%s bytes (%s), not PyTorch's memory and not counted",
-		         format_count(run->external_bytes, number), report_bytes(report, run->external_bytes, bytes));
+		snprintf(text, sizeof(text), "%s, not PyTorch's memory and not counted",
+		         report_size(report, run->external_bytes, size));
 		line(report, "external tensors", text);
 	}
 }
@@ -81,7 +78,6 @@ static void print_recording(struct report *report)
 struct section {
 	struct report *report;
 	const char *heading; /* printed before the first row, then NULL */
-	struct table *table;
 };
 
 static void begin_section(struct section *section)
@@ -99,44 +95,6 @@ static int each_fact(const char *key, const char *value, void *arg)
 	begin_section(section);
 	fprintf(report->out, "  %-20s %s\n", report_safe(report, key), report_safe(report, value));
 	return report_check(report);
-}
-
-static int each_device(const struct store_device *device, void *arg)
-{
-	struct section *section = arg;
-	struct report *report = section->report;
-	format_buffer number;
-	char step[24];
-
-	table_row(section->table, STYLE_PLAIN);
-	table_cell(section->table, report_safe(report, device->name));
-	table_cell(section->table, format_count(device->peak_bytes, number));
-	snprintf(step, sizeof(step), "%" PRIu64, device->peak_step);
-	table_cell(section->table, step);
-	table_cell(section->table, phase_name(device->peak_phase));
-	table_cell(section->table, format_count(device->allocs, number));
-	table_cell(section->table, format_count(device->frees, number));
-	table_cell(section->table, format_count(device->live_at_end_bytes, number));
-	table_cell(section->table, device->reserved_peak_bytes ? format_count(device->reserved_peak_bytes, number) : "-");
-	return 0;
-}
-
-static int print_devices(struct report *report)
-{
-	static const struct column columns[] = {
-	        {"device", false, false},     {"peak bytes", true, false},    {"step", true, false},
-	        {"phase", false, false},      {"allocations", true, false},   {"frees", true, false},
-	        {"left at end", true, false}, {"peak reserved", true, false},
-	};
-	struct section section = {.report = report, .table = table_new(columns, 8)};
-	int error = store_each_device(report->store, each_device, &section);
-
-	if (!error) {
-		report_heading(report, "\nDevices");
-		error = report_print_table(report, section.table);
-	}
-	table_free(section.table);
-	return error;
 }
 
 static int each_thread(const struct store_thread *thread, void *arg)
@@ -202,7 +160,8 @@ static int show_text(struct report *report)
 
 	print_run(report);
 	print_recording(report);
-	error = print_devices(report);
+	report_heading(report, "\nDevices");
+	error = report_device_rows(report);
 	if (!error)
 		error = store_each_fact(report->store, each_fact, &facts);
 	if (!error)

@@ -32,13 +32,16 @@ static const struct {
 
 struct compositions {
 	struct store_composition training, inference;
+	struct store_values named;
 };
 
 static int read_compositions(struct report *report, struct compositions *ret)
 {
 	int error = store_read_composition(report->store, report->device, WINDOW_STEADY_STEP, &ret->training);
 
-	return error ? error : store_read_composition(report->store, report->device, WINDOW_INFERENCE, &ret->inference);
+	if (!error)
+		error = store_read_composition(report->store, report->device, WINDOW_INFERENCE, &ret->inference);
+	return error ? error : store_read_values(report->store, report->device, &ret->named);
 }
 
 /* ---- facts */
@@ -88,108 +91,151 @@ static void print_facts(struct report *report)
 
 /* ---- the table */
 
-/* One column pair: exact bytes and the same in @unit. */
-static void cells_of(struct table *table, struct unit unit, bool present, uint64_t bytes)
+/*
+ * How many values a category holds: those of the tensors known by name, where these are all that there was of it.
+ * Returns 0 when that is not known.
+ */
+static uint64_t values_of(const struct compositions *both, unsigned category)
 {
-	format_buffer number;
+	const struct store_composition *window = both->training.present ? &both->training : &both->inference;
 
-	table_cell(table, present ? format_count(bytes, number) : "-");
-	if (unit.bytes > 1)
-		table_cell(table, present ? format_in_unit(unit, bytes, number) : "-");
+	return both->named.bytes[category] == window->max_bytes[category] ? both->named.values[category] : 0;
 }
 
-static void cell_at_peak(struct table *table, struct unit unit, bool present, uint64_t bytes)
-{
-	format_buffer number;
+#define UNITS_FROM 72u /* columns of a line with room for bytes in two units */
 
-	table_cell(table, present ? format_in_unit(unit, bytes, number) : "-");
+static const struct row_column table_columns[] = {
+        {"kind", "", COLUMN_TEXT, 0, 0},
+        {"values", "values", COLUMN_COUNT, COLUMN_IF_ANY, 85},
+        {"training_exact", "training", COLUMN_EXACT, 0, 0},
+        {"training_bytes", "%", COLUMN_BYTES, COLUMN_IF_ANY, UNITS_FROM},
+        {"at_peak_bytes", "at peak", COLUMN_BYTES, 0, 0},
+        {"inference_exact", "inference", COLUMN_EXACT, 0, 0},
+        {"inference_bytes", "%", COLUMN_BYTES, COLUMN_IF_ANY, UNITS_FROM},
+};
+static const struct row_kind table_kind = ROW_KIND("table", table_columns);
+
+static void fill(struct rows *rows, const char *column, bool present, uint64_t bytes)
+{
+	if (present)
+		row_count(rows, column, bytes);
+	else
+		row_unknown(rows, column);
+}
+
+struct line {
+	uint64_t training_bytes, at_peak_bytes, inference_bytes;
+	bool no_peak; /* the column "at peak" has no meaning */
+};
+
+static int add_line(struct rows *rows, const struct compositions *both, bool exact, enum style style, const char *kind,
+                    uint64_t values, const struct line *line)
+{
+	bool training = both->training.present, inference = both->inference.present;
+
+	row_begin_for_people(rows, style);
+	row_text(rows, "kind", kind);
+	if (values)
+		row_count(rows, "values", values);
+	fill(rows, "training_exact", training, line->training_bytes);
+	if (!exact)
+		fill(rows, "training_bytes", training, line->training_bytes);
+	if (!line->no_peak)
+		fill(rows, "at_peak_bytes", training, line->at_peak_bytes);
+	fill(rows, "inference_exact", inference, line->inference_bytes);
+	if (!exact)
+		fill(rows, "inference_bytes", inference, line->inference_bytes);
+	return row_end(rows);
+}
+
+static int add_categories(struct rows *rows, const struct compositions *both, bool exact)
+{
+	const struct store_composition *training = &both->training, *inference = &both->inference;
+	int error = 0;
+
+	for (size_t i = 0; i < NR_TABLE_ROWS && !error; i++) {
+		unsigned category = table_rows[i].category;
+		struct line line = {training->max_bytes[category], training->at_peak_bytes[category],
+		                    inference->max_bytes[category], false};
+
+		if (table_rows[i].always || line.training_bytes || line.inference_bytes)
+			error = add_line(rows, both, exact, STYLE_PLAIN, category_words(category), values_of(both, category),
+			                 &line);
+	}
+	return error;
+}
+
+static void print_title(struct report *report, const struct compositions *both)
+{
+	char training[48] = "", inference[48] = "";
+
+	if (both->training.present)
+		snprintf(training, sizeof(training), "; training: step %" PRIu64, both->training.step);
+	if (both->inference.present)
+		snprintf(inference, sizeof(inference), "; inference: step %" PRIu64, both->inference.step);
+	report_say(report, 0, "The most bytes of each kind on %s, each at its own time%s%s", report->device_name, training,
+	           inference);
 }
 
 static int print_table(struct report *report, const struct compositions *both)
 {
 	const struct store_composition *training = &both->training, *inference = &both->inference;
 	uint64_t largest = training->peak_bytes > inference->peak_bytes ? training->peak_bytes : inference->peak_bytes;
-	struct unit unit = unit_for_table(report->arguments->units, largest);
-	const struct column human[] = {
-	        {"", false, false},       {"training", true, false},  {unit.name, true, false},
-	        {"at peak", true, false}, {"inference", true, false}, {unit.name, true, false},
-	};
-	const struct column exact[] = {
-	        {"", false, false}, {"training", true, false}, {"at peak", true, false}, {"inference", true, false}};
-	bool is_exact = unit.bytes == 1;
-	struct table *table = is_exact ? table_new(exact, 4) : table_new(human, 6);
-	format_buffer share;
+	bool exact = report->arguments->units == UNITS_EXACT;
+	struct rows *rows = rows_new(report, &table_kind);
+	const struct line sum = {training->sum_of_max_bytes, 0, inference->sum_of_max_bytes, true};
+	const struct line peak = {training->peak_bytes, training->peak_bytes, inference->peak_bytes, false};
+	format_buffer of_training, of_inference;
 	int error;
 
-	for (size_t i = 0; i < NR_TABLE_ROWS; i++) {
-		unsigned category = table_rows[i].category;
-
-		if (!table_rows[i].always && !training->max_bytes[category] && !inference->max_bytes[category])
-			continue;
-		table_row(table, STYLE_PLAIN);
-		table_cell(table, category_words(category));
-		cells_of(table, unit, training->present, training->max_bytes[category]);
-		cell_at_peak(table, unit, training->present, training->at_peak_bytes[category]);
-		cells_of(table, unit, inference->present, inference->max_bytes[category]);
-	}
-	table_row(table, STYLE_FAINT);
-	table_cell(table, "sum of the maxima");
-	cells_of(table, unit, training->present, training->sum_of_max_bytes);
-	table_cell(table, "");
-	cells_of(table, unit, inference->present, inference->sum_of_max_bytes);
-	table_row(table, STYLE_STRONG);
-	table_cell(table, "PEAK, at one instant");
-	cells_of(table, unit, training->present, training->peak_bytes);
-	cell_at_peak(table, unit, training->present, training->peak_bytes);
-	cells_of(table, unit, inference->present, inference->peak_bytes);
-	table_row(table, STYLE_FAINT);
-	table_cell(table, "  of the sum");
-	table_cell(table, training->present ? format_share(training->peak_bytes, training->sum_of_max_bytes, share) : "");
-	table_cell(table, "");
-	if (!is_exact)
-		table_cell(table, "");
-	table_cell(table, inference->present ? format_share(inference->peak_bytes, inference->sum_of_max_bytes, share) : "");
-
-	fprintf(report->out, "The most bytes of each kind on %s, each at its own time", report->device_name);
-	if (training->present)
-		fprintf(report->out, "; training: step %" PRIu64, training->step);
-	if (inference->present)
-		fprintf(report->out, "; inference: step %" PRIu64, inference->step);
-	fprintf(report->out, "\n");
-	error = report_print_table(report, table);
-	table_free(table);
+	rows_set_unit(rows, unit_for_table(report->arguments->units, largest));
+	error = add_categories(rows, both, exact);
+	if (!error)
+		error = add_line(rows, both, exact, STYLE_FAINT, "sum of the maxima", 0, &sum);
+	if (!error)
+		error = add_line(rows, both, exact, STYLE_STRONG, "PEAK, at one instant", 0, &peak);
+	print_title(report, both);
+	if (report->table_width && report->table_width < UNITS_FROM && !exact)
+		rows_name_unit(rows, "at_peak_bytes");
+	error = rows_close(rows, error);
+	if (error)
+		return error;
+	if (training->present && inference->present)
+		report_say(report, 0, "The peak is %s of the sum in training, %s in inference",
+		           format_share(training->peak_bytes, training->sum_of_max_bytes, of_training),
+		           format_share(inference->peak_bytes, inference->sum_of_max_bytes, of_inference));
+	else if (training->present || inference->present)
+		report_say(report, 0, "The peak is %s of the sum",
+		           format_share(peak.training_bytes + peak.inference_bytes, sum.training_bytes + sum.inference_bytes,
+		                        of_training));
 	putc('\n', report->out);
-	return error;
+	return 0;
 }
 
 /* ---- sentences */
 
 static int print_peak(struct report *report, const struct store_device *device, const struct compositions *both)
 {
-	format_buffer size, exact, when, part;
-	const struct live_owner *owner;
+	char last[4 * SAFE_TEXT_MAX], most[2 * SAFE_TEXT_MAX] = "";
+	format_buffer when, part;
+	char whole[2 * FORMAT_MAX];
 	struct live live;
 	int error = live_read(report, report->device, device->peak_seq, &live);
 
 	if (error)
 		return error;
-	owner = live_biggest_owner(&live);
-	fprintf(report->out, "%sPeak%s      %s (%s bytes) on %s in step %" PRIu64 ", %s",
-	        style_begin(STYLE_STRONG, report->colour), style_end(STYLE_STRONG, report->colour),
-	        report_bytes(report, device->peak_bytes, size), format_count(device->peak_bytes, exact), report->device_name,
-	        device->peak_step, phase_name(device->peak_phase));
-	if (live.has_last) {
-		fprintf(report->out, ", %s after the start,\n          by %s of %s", format_duration(live.last_ns, when),
-		        report_bytes(report, live.last_bytes, size), category_words(live.last_category));
-		if (live.last_layer)
-			fprintf(report->out, " for %s", report_layer(report, live.last_root, live.last_layer));
-	}
-	if (owner)
-		fprintf(report->out, ";%s%s owns most at that moment: %s", live.has_last ? " " : "\n          ",
-		        report_layer(report, owner->root, owner->layer), report_bytes(report, owner->bytes, part));
-	fprintf(report->out, "\n");
+	live_last_words(report, &live, last, sizeof(last));
+	if (live.biggest)
+		snprintf(most, sizeof(most), "; layer %s owns most at that moment: %s",
+		         report_layer(report, live.biggest->root, live.biggest->layer),
+		         report_bytes(report, live.biggest->bytes, part));
+	report_say(report, 10, "Peak      %s on %s in step %" PRIu64 ", %s%s%s%s%s%s",
+	           report_size(report, device->peak_bytes, whole), report->device_name, device->peak_step,
+	           phase_name(device->peak_phase), live.has_last ? ", " : "",
+	           live.has_last ? format_duration(live.last_ns, when) : "", live.has_last ? " after the start, by " : "", last,
+	           most);
 	if (both->training.present && both->training.step != device->peak_step)
-		fprintf(report->out, "          (not in the step of the table: see 'nnmem-report peak' for what was alive)\n");
+		report_say(report, 10, "          (not in the step of the table: see 'nnmem-report peak' for what was alive)");
 	live_release(&live);
 	return 0;
 }
@@ -232,29 +278,29 @@ static int print_sibling(const char *path, void *arg)
 static int print_process(struct report *report)
 {
 	const struct store_run *run = &report->run;
-	format_buffer rss, rest, bytes, exact, values;
+	format_buffer rss, rest, bytes, values;
+	char whole[2 * FORMAT_MAX];
 	struct listing devices = {.report = report}, printed = {.report = report}, siblings = {.report = report};
 	int error = store_each_device(report->store, each_device, &devices);
 
 	if (error)
 		return error;
 	if (run->params_bytes) {
-		fprintf(report->out, "Model     parameters hold %s bytes (%s)", format_count(run->params_bytes, exact),
-		        report_bytes(report, run->params_bytes, bytes));
+		fprintf(report->out, "Model     parameters hold %s", report_size(report, run->params_bytes, whole));
 		if (run->params_values)
 			fprintf(report->out, " in %s values", format_count(run->params_values, values));
 		fprintf(report->out, "\n");
 	}
 	if (run->external_bytes)
-		fprintf(report->out,
-		        "          %s more in tensors whose memory is not PyTorch's (from numpy, mapped files): not counted\n",
-		        report_bytes(report, run->external_bytes, bytes));
+		report_say(report, 10,
+		           "          %s more in tensors whose memory is not PyTorch's (from numpy, mapped files): not counted",
+		           report_bytes(report, run->external_bytes, bytes));
 	if (run->peak_rss_bytes) {
 		uint64_t others = run->peak_rss_bytes > devices.cpu_peak_bytes ? run->peak_rss_bytes - devices.cpu_peak_bytes : 0;
 
-		fprintf(report->out,
-		        "Process   %s of memory at most (peak RSS), at least %s of it not tensors: Python, libraries, caches\n",
-		        report_bytes(report, run->peak_rss_bytes, rss), report_bytes(report, others, rest));
+		report_say(report, 10,
+		           "Process   %s of memory at most (peak RSS), at least %s of it not tensors: Python, libraries, caches",
+		           report_bytes(report, run->peak_rss_bytes, rss), report_bytes(report, others, rest));
 	}
 	if (devices.count > 1)
 		error = store_each_device(report->store, print_device, &printed);
@@ -292,6 +338,7 @@ static const struct row_column category_columns[] = {
         {"device", NULL, COLUMN_TEXT, 0, 0},     {"window", NULL, COLUMN_TEXT, 0, 0},
         {"step", NULL, COLUMN_NUMBER, 0, 0},     {"category", NULL, COLUMN_TEXT, 0, 0},
         {"max_bytes", NULL, COLUMN_BYTES, 0, 0}, {"at_peak_bytes", NULL, COLUMN_BYTES, 0, 0},
+        {"values", NULL, COLUMN_COUNT, 0, 0},
 };
 static const struct row_kind category_kind = ROW_KIND("category", category_columns);
 static const struct row_column window_columns[] = {
@@ -307,7 +354,8 @@ static const struct row_column window_columns[] = {
 static const struct row_kind window_kind = ROW_KIND("window", window_columns);
 static const struct row_kind *const kinds[] = {&run_kind, &device_kind, &category_kind, &window_kind, NULL};
 
-static int window_rows(struct report *report, const char *window, const struct store_composition *composition)
+static int window_rows(struct report *report, const char *window, const struct store_composition *composition,
+                       const struct store_values *named)
 {
 	struct rows *rows;
 	int error = 0;
@@ -325,6 +373,8 @@ static int window_rows(struct report *report, const char *window, const struct s
 		row_text(rows, "category", category_name(category));
 		row_count(rows, "max_bytes", composition->max_bytes[category]);
 		row_count(rows, "at_peak_bytes", composition->at_peak_bytes[category]);
+		if (named->values[category] && named->bytes[category] == composition->max_bytes[category])
+			row_count(rows, "values", named->values[category]);
 		error = row_end(rows);
 	}
 	error = rows_close(rows, error);
@@ -353,9 +403,9 @@ static int show_rows(struct report *report)
 	if (!error && report->has_device) {
 		error = read_compositions(report, &both);
 		if (!error)
-			error = window_rows(report, "training", &both.training);
+			error = window_rows(report, "training", &both.training, &both.named);
 		if (!error)
-			error = window_rows(report, "inference", &both.inference);
+			error = window_rows(report, "inference", &both.inference, &both.named);
 	}
 	return error;
 }

@@ -660,11 +660,11 @@ static int read_first(struct timeline *timeline)
 static int show_text(struct report *report)
 {
 	static const struct column columns[] = {
-	        {"step", false, false},
-	        {"start", true, false},
-	        {"peak", true, false},
-	        {"end", true, false},
-	        {"end against the step before, bytes", true, false},
+	        {.heading = "step"},
+	        {.heading = "start", .right = true},
+	        {.heading = "peak", .right = true},
+	        {.heading = "end", .right = true},
+	        {.heading = "end against the step before, bytes", .right = true},
 	};
 	struct timeline timeline = {.report = report};
 	int error = report_losses(report);

@@ -17,6 +17,12 @@ FROM device;
 -- query: parameter_storages
 SELECT max(size_bytes), shape FROM tensor WHERE kind = 1 GROUP BY allocation, address;
 
+-- Tensors known by name on a device, each storage once; external ones count for the CPU.
+-- query: named_storages
+SELECT t.kind, max(t.size_bytes), t.shape FROM tensor t LEFT JOIN allocation a ON a.id = t.allocation
+WHERE ifnull(a.device, 65280) = :device
+GROUP BY t.kind, t.allocation, t.address;
+
 -- query: lost
 SELECT cause, count FROM lost ORDER BY cause;
 

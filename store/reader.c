@@ -56,6 +56,40 @@ static int read_parameters(struct store *store, struct store_run *run)
 	return query_close(&query);
 }
 
+int store_read_values(struct store *store, uint16_t device, struct store_values *ret)
+{
+	static const unsigned categories[] = {
+	        [RECORD_TENSOR_PARAMETER] = CATEGORY_PARAMETER,
+	        [RECORD_TENSOR_BUFFER] = CATEGORY_BUFFER,
+	        [RECORD_TENSOR_STATE] = CATEGORY_OPTIMIZER_STATE,
+	        [RECORD_TENSOR_GRADIENT] = CATEGORY_GRADIENT,
+	};
+	struct store_values values = {0};
+	bool unknown[NR_CATEGORIES] = {false};
+	struct query query;
+
+	store_begin_call(store);
+	if (!query_open(store, &query, "named_storages"))
+		query_bind(&query, ":device", device);
+	while (query_step(&query) == 1) {
+		unsigned category = categories[query_code(&query, 0, sizeof(categories) / sizeof(categories[0]))];
+		const char *shape = query_text_required(&query, 2);
+		uint64_t elements = 0;
+
+		values.bytes[category] += query_u64(&query, 1);
+		unknown[category] |= !shape || !shape_values(shape, &elements) ||
+		                     __builtin_add_overflow(values.values[category], elements, &values.values[category]);
+	}
+	for (unsigned i = 0; i < NR_CATEGORIES; i++)
+		if (unknown[i])
+			values.values[i] = 0;
+	int r = query_close(&query);
+
+	if (!r)
+		*ret = values;
+	return r;
+}
+
 static int read_lost(struct store *store, struct store_lost *lost)
 {
 	struct query query;

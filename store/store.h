@@ -242,6 +242,11 @@ int store_each_fact(struct store *store, int (*each)(const char *key, const char
 /* Other files of the same run (children, ranks) beside this one, by run id. */
 int store_each_sibling(struct store *store, int (*each)(const char *path, void *arg), void *arg);
 
+/* Tensors known by name, each storage once: their bytes and their elements by shape; values 0: not known. */
+struct store_values {
+	uint64_t bytes[NR_CATEGORIES], values[NR_CATEGORIES];
+};
+int store_read_values(struct store *store, uint16_t device, struct store_values *ret);
 int store_read_composition(struct store *store, uint16_t device, enum store_window window, struct store_composition *ret);
 /* @nr_buckets equal pieces of [start_seq, end_seq). */
 int store_read_levels(struct store *store, uint16_t device, uint64_t start_seq, uint64_t end_seq,

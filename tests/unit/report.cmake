@@ -4,6 +4,7 @@ nnmem_unit_test(arguments LIBS nnmem_report)
 nnmem_unit_test(json LIBS nnmem_report)
 nnmem_unit_test(csv LIBS nnmem_report)
 nnmem_unit_test(rows LIBS nnmem_report)
+nnmem_unit_test(groups LIBS nnmem_report)
 
 # nnmem-run from a place of its own, beside a library that does nothing.
 set(run_folder ${CMAKE_CURRENT_BINARY_DIR}/run)

@@ -150,7 +150,7 @@ static void test_text_width_when_wide_then_two_columns(void **state)
 	assert_int_equal(text_width("e\xcc\x81"), 1);    /* a combining accent */
 }
 
-static const struct column columns[] = {{"name", false, true}, {"bytes", true, false}};
+static const struct column columns[] = {{.heading = "name", .flexible = true}, {.heading = "bytes", .right = true}};
 
 /* Print a table of @rows pairs into a string that the caller frees. */
 static char *print_table(const char *const (*rows)[2], size_t nr_rows, unsigned width, bool utf8, bool colour)
