@@ -219,6 +219,45 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 	}
 }
 
+void hook_memory_given(const void *address, uint64_t size_bytes, enum record_level level, uint16_t device)
+{
+	struct thread_state *thread = &this_thread;
+	struct nodes_origin origin;
+	struct record record;
+
+	if (!hook_enter(thread))
+		return;
+	origin = origin_of_now(thread);
+	record = (struct record){
+	        .kind = RECORD_ALLOC,
+	        .flags = (uint8_t)(level << RECORD_LEVEL_SHIFT) | node_flag(thread),
+	        .device = device,
+	        .stack = origin.stack,
+	        .scope = origin.module,
+	        .address = (uint64_t)(uintptr_t)address,
+	        .size = size_bytes,
+	};
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+void hook_memory_taken(const void *address)
+{
+	struct thread_state *thread = &this_thread;
+	struct record record;
+
+	if (!hook_enter(thread))
+		return;
+	record = (struct record){
+	        .kind = RECORD_FREE,
+	        .flags = (uint8_t)(LEVEL_SEGMENT << RECORD_LEVEL_SHIFT) | node_flag(thread),
+	        .scope = innermost(thread).module,
+	        .address = (uint64_t)(uintptr_t)address,
+	};
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
 void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device)
 {
 	struct thread_state *thread = &this_thread;

@@ -42,6 +42,12 @@ enum hook_state {
  */
 void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device,
                  bool shared);
+/*
+ * A call gave the program @size_bytes of memory that is no block of PyTorch's, or took it back; wrap_cudart.c.
+ * @level: not LEVEL_BLOCK.  An address belongs to one such memory at a time, whatever its device.
+ */
+void hook_memory_given(const void *address, uint64_t size_bytes, enum record_level level, uint16_t device);
+void hook_memory_taken(const void *address);
 void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device);
 
 /* ---- autograd (wrap_autograd.c) */

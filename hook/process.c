@@ -9,6 +9,7 @@
 #include "hook/process.h"
 
 #include "hook/api.h"
+#include "hook/cudart.h"
 #include "hook/hook_internal.h"
 #include "hook/launch.h"
 #include "hook/sys.h"
@@ -506,6 +507,7 @@ static bool start(void)
 
 	complain_about_settings();
 	api_resolve();
+	cudart_resolve();
 	ring = ring_make_somewhere();
 	if (!ring)
 		return false;

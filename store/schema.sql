@@ -251,7 +251,7 @@ SELECT a.id, d.name AS device, l.name AS level, a.size_bytes, NULL AS requested_
        s.step, m.root_name AS root, m.fqn AS layer, c.name AS category, cr.name AS category_rule,
        CASE WHEN t.kind = 2 THEN NULL ELSE t.name END AS parameter, t.state_key, t.shape, t.dtype, o.function AS operation,
        f.file || ':' || f.line || ' (' || f.function || ')' AS line,
-       'report' AS source
+       CASE a.level WHEN 0 THEN 'report' ELSE 'call' END AS source
 FROM allocation a
 LEFT JOIN device d ON d.id = a.device LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module
 LEFT JOIN tensor t ON t.id = a.tensor LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown

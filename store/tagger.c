@@ -414,14 +414,29 @@ static void feed_alloc(struct tagger *tagger, struct thread *thread, const struc
 	}
 }
 
+/* A call takes memory back that is no block.  Of what was there before the recording nothing is known. */
+static void feed_take(struct tagger *tagger, struct thread *thread, const struct record *record)
+{
+	struct context context = scope_context(tagger, thread, record);
+	uint32_t index = live_find(&tagger->live, record->address, 0, LEVEL_SEGMENT);
+
+	thread->seed = 0;
+	scope_count_event(tagger, thread);
+	if (index != NONE)
+		end_life(tagger, index, record, context.phase, false);
+}
+
 static void feed_free(struct tagger *tagger, struct thread *thread, const struct record *record)
 {
-	uint8_t level = (uint8_t)record_level(record->flags);
 	struct context context;
 	uint32_t device, index;
 	uint64_t size_bytes = record->size, before;
 	struct audit *audit;
 
+	if (record_level(record->flags) != LEVEL_BLOCK) {
+		feed_take(tagger, thread, record);
+		return;
+	}
 	if (!is_report(record)) {
 		tagger->nr_ignored++;
 		return;
@@ -432,7 +447,7 @@ static void feed_free(struct tagger *tagger, struct thread *thread, const struct
 	context = scope_context(tagger, thread, record);
 	thread->seed = 0;
 	scope_count_event(tagger, thread);
-	index = live_find(&tagger->live, record->address, record->device, level);
+	index = live_find(&tagger->live, record->address, record->device, LEVEL_BLOCK);
 	if (index != NONE) {
 		size_bytes = tagger->live.pool[index].a.size_bytes;
 		end_life(tagger, index, record, context.phase, false);
@@ -440,8 +455,6 @@ static void feed_free(struct tagger *tagger, struct thread *thread, const struct
 		tagger->devices[device].d.unknown_frees++;
 		tagger->devices[device].changed = true;
 	}
-	if (level != LEVEL_BLOCK)
-		return;
 	before = tagger->devices[device].d.live_bytes;
 	count_death(tagger, device, index == NONE ? 0 : size_bytes, context.phase, true);
 	mark_node_layer(tagger, device, record, context.phase, before);

@@ -89,8 +89,9 @@ struct live_slot {
 };
 
 /*
- * Live allocations: a pool whose entries never move in number, and an open-addressing table over (address, device, level).
- * Segments and blocks of one device may begin at the same address, so the level is part of the key.
+ * Live allocations: a pool whose entries never move in number, and an open-addressing table over addresses.  A block's
+ * key is (address, device); other memory's is its address among what is no block, since segments and the blocks in them
+ * may begin at the same address.
  */
 struct live_table {
 	struct live *pool;

@@ -110,6 +110,14 @@ static size_t live_home(const struct live_table *table, uint64_t address)
 	return mix64(address ^ table->seed) & (table->nr_slots - 1);
 }
 
+/* A block is known by its device and address; other memory by its address alone: a call that frees it says no more. */
+static bool is_key(const struct live_slot *slot, uint64_t address, uint16_t device, uint8_t level)
+{
+	if (slot->address != address)
+		return false;
+	return level == LEVEL_BLOCK ? slot->level == LEVEL_BLOCK && slot->device == device : slot->level != LEVEL_BLOCK;
+}
+
 /* The slot of the key, or the free one where it would go. */
 static size_t live_slot_of(const struct live_table *table, uint64_t address, uint16_t device, uint8_t level)
 {
@@ -118,7 +126,7 @@ static size_t live_slot_of(const struct live_table *table, uint64_t address, uin
 	for (;; slot = (slot + 1) & (table->nr_slots - 1)) {
 		const struct live_slot *s = &table->slots[slot];
 
-		if (!s->index || (s->address == address && s->device == device && s->level == level))
+		if (!s->index || is_key(s, address, device, level))
 			return slot;
 	}
 }

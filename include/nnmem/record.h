@@ -23,6 +23,8 @@ enum record_kind {
 	/*
 	 * Reports.  device, flags: NODE, NEW_NODE, SHARED and the level (record_level()), stack, scope, address, size (> 0,
 	 * bytes), a = total_allocated, b = total_reserved as PyTorch gave them after the event.
+	 * Of a level other than LEVEL_BLOCK it is a call that gave memory or takes it back (CUDA's): a FREE then says only where
+	 * (address; device and size are 0, its level is LEVEL_SEGMENT), since an address belongs to one such memory at a time.
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,

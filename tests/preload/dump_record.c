@@ -43,6 +43,19 @@ static void line(const char *text)
 	nr_equal = 1;
 }
 
+/* Memory that a call gives or takes: by its address, which the fake runtime makes up. */
+static void write_call(const struct record *record)
+{
+	char text[512];
+
+	if (record->kind == RECORD_FREE)
+		snprintf(text, sizeof(text), "taken %lx", (unsigned long)record->address);
+	else
+		snprintf(text, sizeof(text), "given %lx level %u device %x size %lu", (unsigned long)record->address,
+		         record_level(record->flags), record->device, (unsigned long)record->size);
+	line(text);
+}
+
 static void write_record(const struct ring_item *item)
 {
 	const struct record *record = &item->record;
@@ -51,6 +64,10 @@ static void write_record(const struct ring_item *item)
 	switch (record->kind) {
 	case RECORD_ALLOC:
 	case RECORD_FREE:
+		if (record_level(record->flags) != LEVEL_BLOCK) {
+			write_call(record);
+			return;
+		}
 		snprintf(text, sizeof(text), "%s thread %u device %x size %lu total %lu%s",
 		         record->kind == RECORD_ALLOC ? "alloc" : "free", record->thread, record->device,
 		         (unsigned long)record->size, (unsigned long)record->a, record->flags & RECORD_F_SHARED ? " shared" : "");

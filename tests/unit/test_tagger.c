@@ -1467,6 +1467,36 @@ static void test_sums_when_level_is_not_block_then_not_counted(void **state)
 	play_free(p);
 }
 
+static void test_pairing_when_a_call_takes_memory_then_its_address_tells_which(void **state)
+{
+	struct play *p = play_new();
+	struct record managed = {.kind = RECORD_ALLOC,
+	                         .device = CUDA_0 + 0x100,
+	                         .address = ADDRESS(0),
+	                         .size = 1000,
+	                         .flags = LEVEL_MANAGED << RECORD_LEVEL_SHIFT};
+	struct record taken = {.kind = RECORD_FREE, .address = ADDRESS(5), .flags = LEVEL_SEGMENT << RECORD_LEVEL_SHIFT};
+
+	send(p, managed);
+	strcpy(p->born[1], "man");
+	play(p, "d1 +a:10");
+	send(p, taken); /* nothing of ours: it is older than the recording */
+	taken.address = ADDRESS(0);
+	send(p, taken);
+	send(p, taken); /* gone by now: the block at the same address stays */
+	play(p, "-a");
+	finish(p);
+	assert_int_equal(p->rows.nr_allocations - 1, 2);
+	assert_int_equal(p->rows.allocations[1].level, LEVEL_MANAGED);
+	assert_int_equal(p->rows.allocations[1].device, CUDA_0 + 0x100);
+	assert_int_not_equal(p->rows.allocations[1].free_seq, 0);
+	assert_false(p->rows.allocations[1].free_lost);
+	assert_true(p->rows.allocations[2].free_seq > p->rows.allocations[1].free_seq);
+	for (size_t i = 0; i < p->rows.nr_devices; i++)
+		assert_int_equal(p->rows.devices[i].unknown_frees, 0);
+	play_free(p);
+}
+
 static void test_pairing_when_address_is_given_out_again_then_free_was_lost(void **state)
 {
 	struct play *p = play_new();
@@ -2578,6 +2608,7 @@ int main(void)
 	        cmocka_unit_test(test_sums_when_open_then_flush_tells_the_whole_open_step),
 	        cmocka_unit_test(test_sums_when_devices_differ_then_apart),
 	        cmocka_unit_test(test_sums_when_level_is_not_block_then_not_counted),
+	        cmocka_unit_test(test_pairing_when_a_call_takes_memory_then_its_address_tells_which),
 	        cmocka_unit_test(test_pairing_when_address_is_given_out_again_then_free_was_lost),
 	        cmocka_unit_test(test_pairing_when_frees_come_from_other_threads_and_phases_then_paired),
 	        cmocka_unit_test(test_spans_when_training_then_one_for_each_stay),

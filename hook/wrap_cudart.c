@@ -1,0 +1,310 @@
+/*
+ * libcudart: memory that a program takes from the device, and host memory that it pins, call by call.
+ *
+ * A program's libraries may be linked to different CUDA runtimes; each asks for its functions under the name of its own
+ * (cudaMalloc@libcudart.so.12, @libcudart.so.13).  We export both, so each call is passed on to the runtime that it was
+ * meant for.  Inside a runtime nothing comes past here: it calls the driver by pointers of its own.
+ *
+ * Every call is forwarded with its arguments as they are, and its result is returned as it is.  A call that gave memory is
+ * recorded after it; one that gives memory back is recorded before it, since the address may be another's as soon as the
+ * runtime has it.  Neither errno nor CUDA's last error is touched: all that is asked of CUDA is the current device.
+ *
+ * Expandable segments do not come from the runtime: PyTorch takes pointers to driver functions from
+ * cudaGetDriverEntryPoint(ByVersion) and calls those.  Of the functions that give and take memory it gets ours.
+ *
+ * Source: cuda_runtime_api.h and cuda.h of CUDA 13.0 (same declarations in 12.4); c10/cuda/driver_api.cpp of 2.14; ld's manual
+ * on .symver and version scripts.
+ */
+#define _GNU_SOURCE
+#include "hook/cudart.h"
+
+#include "hook/hook_internal.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+
+#define CUDA_SUCCESS         0
+#define CUDA_ERROR_UNKNOWN   999 /* cudaErrorUnknown, CUDA_ERROR_UNKNOWN */
+#define CUDA_ERROR_UNLOADING 4   /* cudaErrorCudartUnloading: the process ends */
+#define CUDA_LOCATION_DEVICE 1   /* CU_MEM_LOCATION_TYPE_DEVICE */
+#define CUDA_DEVICE(ordinal) ((uint16_t)(RECORD_DEVICE_TYPE_CUDA | ((unsigned)(ordinal)&0xffu) << 8))
+
+/* driver_types.h: cudaPitchedPtr, cudaExtent, cudaChannelFormatDesc; cuda.h: the head of CUmemAllocationProp. */
+struct cudart_pitched {
+	void *address;
+	size_t pitch, width, height;
+};
+struct cudart_extent {
+	size_t width, height, depth;
+};
+struct cudart_channels {
+	int bits[4];
+	int format;
+};
+struct cuda_properties {
+	int type, handle_types;
+	int location_type, location_id;
+};
+
+enum runtime { RUNTIME_12, RUNTIME_13, NR_RUNTIMES };
+
+static const char *const runtime_names[NR_RUNTIMES] = {"libcudart.so.12", "libcudart.so.13"};
+
+enum cudart {
+#define CUDART_GIVES(name, params, args, level, place, bytes) CUDART_##name,
+#define CUDART_TAKES(name, params, args, address)             CUDART_##name,
+#define CUDART_ENTRY(name, params, args, symbol, place)       CUDART_##name,
+#include "hook/cudart.def"
+#undef CUDART_GIVES
+#undef CUDART_TAKES
+#undef CUDART_ENTRY
+	CUDART_cudaGetDevice, /* only called */
+	NR_CUDART
+};
+
+static const char *const symbols[NR_CUDART] = {
+#define CUDART_GIVES(name, params, args, level, place, bytes) [CUDART_##name] = #name,
+#define CUDART_TAKES(name, params, args, address)             [CUDART_##name] = #name,
+#define CUDART_ENTRY(name, params, args, symbol, place)       [CUDART_##name] = #name,
+#include "hook/cudart.def"
+#undef CUDART_GIVES
+#undef CUDART_TAKES
+#undef CUDART_ENTRY
+        [CUDART_cudaGetDevice] = "cudaGetDevice",
+};
+
+/* Written once each, with the same value whoever writes it. */
+static uint64_t real_functions[NR_RUNTIMES][NR_CUDART];
+
+/* ---- the real functions */
+
+/* What another preload, or the runtime itself, has behind us; libraries that Python loaded locally are in no list. */
+static void *find(enum runtime runtime, const char *symbol)
+{
+	void *function = dlvsym(RTLD_NEXT, symbol, runtime_names[runtime]);
+	void *object;
+
+	if (function)
+		return function;
+	/* Never closed: what we point to must stay. */
+	object = dlopen(runtime_names[runtime], RTLD_LAZY | RTLD_NOLOAD);
+	return object ? dlsym(object, symbol) : NULL;
+}
+
+static void *cudart_real(enum runtime runtime, enum cudart which)
+{
+	uint64_t *place = &real_functions[runtime][which];
+	uint64_t function = atomic64_load_acquire(place);
+
+	if (__builtin_expect(!function, 0)) {
+		int saved_errno = errno;
+
+		function = (uint64_t)(uintptr_t)find(runtime, symbols[which]);
+		atomic64_store_release(place, function);
+		errno = saved_errno;
+	}
+	return (void *)(uintptr_t)function;
+}
+
+void cudart_resolve(void)
+{
+	int saved_errno = errno;
+
+	for (enum runtime runtime = 0; runtime < NR_RUNTIMES; runtime++) {
+		void *object = dlopen(runtime_names[runtime], RTLD_LAZY | RTLD_NOLOAD);
+
+		if (!object)
+			continue;
+		for (enum cudart which = 0; which < NR_CUDART; which++)
+			cudart_real(runtime, which);
+		dlclose(object);
+	}
+	errno = saved_errno;
+}
+
+/* ---- recording */
+
+static uint16_t current_device(enum runtime runtime)
+{
+	int (*real)(int *) = cudart_real(runtime, CUDART_cudaGetDevice);
+	int ordinal = 0;
+
+	if (!real || real(&ordinal) != CUDA_SUCCESS)
+		return RECORD_DEVICE_TYPE_CUDA | 0xff00u;
+	return CUDA_DEVICE(ordinal);
+}
+
+/* @place: where a successful call has left the address. */
+static void given(enum runtime runtime, void *const *place, size_t bytes, enum record_level level)
+{
+	if (!place || !*place || !bytes || !hook_is_wanted())
+		return;
+	hook_memory_given(*place, bytes, level, level == LEVEL_PINNED ? RECORD_DEVICE_CPU : current_device(runtime));
+}
+
+static void taken(const void *address)
+{
+	if (address && hook_is_wanted())
+		hook_memory_taken(address);
+}
+
+static void check_taken(int error)
+{
+	static uint8_t once;
+
+	if (error != CUDA_SUCCESS && error != CUDA_ERROR_UNLOADING)
+		hook_note(&once, RECORD_SEVERITY_DEGRADED, "memory that CUDA refused to take back (error %d) is counted as freed",
+		          error);
+}
+
+/* SIZE_MAX for what is larger. */
+static size_t product(size_t a, size_t b, size_t c)
+{
+	size_t result;
+
+	if (__builtin_mul_overflow(a, b, &result) || __builtin_mul_overflow(result, c, &result))
+		return SIZE_MAX;
+	return result;
+}
+
+/* An extent of 0 stands for one that an array does not have. */
+static size_t array_bytes(const struct cudart_channels *channels, size_t width, size_t height, size_t depth)
+{
+	size_t bits = 0;
+
+	for (int i = 0; channels && i < 4; i++)
+		bits += channels->bits[i] > 0 ? (size_t)channels->bits[i] : 0;
+	return product(product(width, height ? height : 1, depth ? depth : 1), (bits + 7) / 8, 1);
+}
+
+/* ---- driver functions that are handed out */
+
+#define DRIVER_GIVES(name, params, args, level_and_device, place, bytes)                                                         \
+	static uint64_t real_##name;                                                                                             \
+	static int wrap_##name params                                                                                            \
+	{                                                                                                                        \
+		int(*real) params = (int(*) params)(uintptr_t)atomic64_load_acquire(&real_##name);                               \
+		int error = real args;                                                                                           \
+                                                                                                                                 \
+		if (error == CUDA_SUCCESS && (place) && *(place) && (bytes) && hook_is_wanted())                                 \
+			hook_memory_given((const void *)(uintptr_t) * (place), bytes, level_and_device);                         \
+		return error;                                                                                                    \
+	}
+#define DRIVER_TAKES(name, params, args, address)                                                                                \
+	static uint64_t real_##name;                                                                                             \
+	static int wrap_##name params                                                                                            \
+	{                                                                                                                        \
+		int(*real) params = (int(*) params)(uintptr_t)atomic64_load_acquire(&real_##name);                               \
+		int error;                                                                                                       \
+                                                                                                                                 \
+		taken((const void *)(uintptr_t)(address));                                                                       \
+		error = real args;                                                                                               \
+		check_taken(error);                                                                                              \
+		return error;                                                                                                    \
+	}
+
+/* Physical memory is known by its handle; where it is mapped, and how often, takes none. */
+static enum record_level level_of(const struct cuda_properties *properties)
+{
+	return properties->location_type == CUDA_LOCATION_DEVICE ? LEVEL_SEGMENT : LEVEL_PINNED;
+}
+
+static uint16_t device_of(const struct cuda_properties *properties)
+{
+	return properties->location_type == CUDA_LOCATION_DEVICE ? CUDA_DEVICE(properties->location_id) : RECORD_DEVICE_CPU;
+}
+
+#define PROPERTIES_PLACE level_of(properties), device_of(properties)
+DRIVER_GIVES(cuMemCreate, (uint64_t * ret, size_t bytes, const struct cuda_properties *properties, unsigned long long flags),
+             (ret, bytes, properties, flags), PROPERTIES_PLACE, ret, bytes)
+DRIVER_TAKES(cuMemRelease, (uint64_t handle), (handle), handle)
+
+/* name, wrapper, the real function. */
+static const struct {
+	const char *name;
+	void *wrapper;
+	uint64_t *real;
+} driver_functions[] = {
+        {"cuMemCreate", (void *)wrap_cuMemCreate, &real_cuMemCreate},
+        {"cuMemRelease", (void *)wrap_cuMemRelease, &real_cuMemRelease},
+};
+
+/* What a program that asks for driver function @symbol and would get @function gets. */
+static void *stand_before(const char *symbol, void *function)
+{
+	for (size_t i = 0; i < sizeof(driver_functions) / sizeof(driver_functions[0]); i++) {
+		uint64_t before = 0;
+
+		if (strcmp(symbol, driver_functions[i].name) != 0)
+			continue;
+		/* There is one wrapper for each name; another version of the function is left alone. */
+		if (atomic64_cas_acq_rel(driver_functions[i].real, &before, (uint64_t)(uintptr_t)function) ||
+		    before == (uint64_t)(uintptr_t)function)
+			return driver_functions[i].wrapper;
+		return function;
+	}
+	return function;
+}
+
+/* ---- what is exported */
+
+#define EXPORTED(version, runtime, name, params)                                                                                 \
+	NNMEM_EXPORT int cudart##version##_##name params;                                                                        \
+	__asm__(".symver cudart" #version "_" #name "," #name DEFAULT_##version "libcudart.so." #version);
+
+/* A call without a version, as dlsym() makes it, means the newer one. */
+#define DEFAULT_12 "@"
+#define DEFAULT_13 "@@"
+
+#define GIVES(version, runtime, name, params, args, level, place, bytes)                                                         \
+	EXPORTED(version, runtime, name, params)                                                                                 \
+	int cudart##version##_##name params                                                                                      \
+	{                                                                                                                        \
+		__typeof__(&cudart##version##_##name) real = cudart_real(runtime, CUDART_##name);                                \
+		int error = real ? real args : CUDA_ERROR_UNKNOWN;                                                               \
+                                                                                                                                 \
+		if (error == CUDA_SUCCESS)                                                                                       \
+			given(runtime, (void *const *)(place), bytes, level);                                                    \
+		return error;                                                                                                    \
+	}
+
+#define TAKES(version, runtime, name, params, args, address)                                                                     \
+	EXPORTED(version, runtime, name, params)                                                                                 \
+	int cudart##version##_##name params                                                                                      \
+	{                                                                                                                        \
+		__typeof__(&cudart##version##_##name) real = cudart_real(runtime, CUDART_##name);                                \
+		int error;                                                                                                       \
+                                                                                                                                 \
+		taken(address);                                                                                                  \
+		error = real ? real args : CUDA_ERROR_UNKNOWN;                                                                   \
+		check_taken(error);                                                                                              \
+		return error;                                                                                                    \
+	}
+
+#define ENTRY(version, runtime, name, params, args, symbol, place)                                                               \
+	EXPORTED(version, runtime, name, params)                                                                                 \
+	int cudart##version##_##name params                                                                                      \
+	{                                                                                                                        \
+		__typeof__(&cudart##version##_##name) real = cudart_real(runtime, CUDART_##name);                                \
+		int error = real ? real args : CUDA_ERROR_UNKNOWN;                                                               \
+                                                                                                                                 \
+		if (error == CUDA_SUCCESS && (symbol) && (place) && *(place))                                                    \
+			*(place) = stand_before(symbol, *(place));                                                               \
+		return error;                                                                                                    \
+	}
+
+#define CUDART_GIVES(...) GIVES(12, RUNTIME_12, __VA_ARGS__)
+#define CUDART_TAKES(...) TAKES(12, RUNTIME_12, __VA_ARGS__)
+#define CUDART_ENTRY(...) ENTRY(12, RUNTIME_12, __VA_ARGS__)
+#include "hook/cudart.def"
+#undef CUDART_GIVES
+#undef CUDART_TAKES
+#undef CUDART_ENTRY
+#define CUDART_GIVES(...) GIVES(13, RUNTIME_13, __VA_ARGS__)
+#define CUDART_TAKES(...) TAKES(13, RUNTIME_13, __VA_ARGS__)
+#define CUDART_ENTRY(...) ENTRY(13, RUNTIME_13, __VA_ARGS__)
+#include "hook/cudart.def"
+#undef CUDART_GIVES
+#undef CUDART_TAKES
+#undef CUDART_ENTRY
