@@ -131,10 +131,11 @@ static const struct row_column group_columns[] = {
         {"each_bytes", "of", COLUMN_TEXT, COLUMN_IF_ANY | COLUMN_RIGHT, 120},
         {"what", "what", COLUMN_TEXT, COLUMN_CUT_END, 0},
         {"layer", "layer", COLUMN_TEXT, COLUMN_CUT_START, 0},
-        {"tensor", "tensor", COLUMN_TEXT, COLUMN_FLEXIBLE | COLUMN_IF_ANY, 90},
+        {"tensor", "tensor", COLUMN_TEXT, COLUMN_FLEXIBLE | COLUMN_IF_ANY, WIDEST},
+        {"detail", "tensor, op", COLUMN_TEXT, COLUMN_FLEXIBLE | COLUMN_IF_ANY, 80},
         {"shape", "shape", COLUMN_TEXT, COLUMN_FLEXIBLE | COLUMN_IF_ANY, 160},
         {"born", "born in step", COLUMN_TEXT, 0, 110},
-        {"operation", "operation", COLUMN_TEXT, COLUMN_CUT_END | COLUMN_IF_ANY, 80},
+        {"operation", "operation", COLUMN_TEXT, COLUMN_CUT_END | COLUMN_IF_ANY, WIDEST},
         {"line", "line", COLUMN_TEXT, COLUMN_CUT_END | COLUMN_IF_ANY, 0},
 };
 static const struct row_kind group_kind = ROW_KIND("group", group_columns);
@@ -149,6 +150,7 @@ static void add_shape(struct rows *rows, const struct store_allocation *allocati
 static int add_group(struct rows *rows, struct report *report, const struct group *group, uint64_t total_bytes)
 {
 	const struct store_allocation *first = &group->first;
+	bool wide = !report->table_width || report->table_width >= WIDEST;
 	format_buffer size;
 
 	row_begin(rows);
@@ -162,15 +164,19 @@ static int add_group(struct rows *rows, struct report *report, const struct grou
 	}
 	row_text(rows, "what", category_words(first->category));
 	row_text(rows, "layer", group_layer(report, group));
-	row_text(rows, "tensor", group_tensor(report, first));
+	if (wide)
+		row_text(rows, "tensor", group_tensor(report, first));
+	else
+		row_text(rows, "detail", first->parameter ? group_tensor(report, first) : first->operation);
 	add_shape(rows, first);
 	if (group->first_step == group->last_step)
 		row_textf(rows, "born", "%" PRIu64 " %s", group->first_step, phase_name(first->phase));
 	else
 		row_textf(rows, "born", "%" PRIu64 "-%" PRIu64 " %s", group->first_step, group->last_step,
 		          phase_name(first->phase));
-	row_text(rows, "operation", first->operation);
-	row_text(rows, "line", short_line(report, first->line, !report->table_width || report->table_width >= WIDEST));
+	if (wide)
+		row_text(rows, "operation", first->operation);
+	row_text(rows, "line", short_line(report, first->line, wide));
 	return row_end(rows);
 }
 

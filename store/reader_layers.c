@@ -136,12 +136,10 @@ static char *copy_text(const char *text)
 static int read_modules(struct store *store, struct layers *layers)
 {
 	struct query query;
-	int r = add_layer(layers, &(struct layer){0});
 
-	if (query_open(store, &query, "module"))
-		goto out;
-	if (r)
-		query.error = store_fail(store, r, "takes more memory to read than there is");
+	if (add_layer(layers, &(struct layer){0}))
+		return store_fail(store, -ENOMEM, "takes more memory to read than there is");
+	query_open(store, &query, "module");
 	while (query_step(&query) == 1) {
 		struct layer layer = {
 		        .module = (uint32_t)query_u64_max(&query, 0, UINT32_MAX),
@@ -161,7 +159,6 @@ static int read_modules(struct store *store, struct layers *layers)
 			free(layer.class_name);
 		}
 	}
-out:
 	return query_close(&query);
 }
 
