@@ -393,6 +393,8 @@ static void feed_alloc(struct tagger *tagger, struct thread *thread, const struc
 	live->a.recompute = context.recompute;
 	live->a.shared = record->flags & RECORD_F_SHARED;
 	live->a.episode = context.episode;
+	if (context.phase != PHASE_BACKWARD || context.recompute)
+		live->a.call = scope_call(thread, record->scope);
 	thread->seed = 0;
 	if (level == LEVEL_BLOCK && !record->scope && !(record->flags & RECORD_F_NEW_NODE) && context.phase != PHASE_BACKWARD &&
 	    context.phase != PHASE_OPTIMIZER) {

@@ -40,6 +40,7 @@ struct tag_allocation {
 	uint32_t module; /* 0: none; the owner's module for named parameters, buffers, states */
 	uint32_t tensor; /* id of the tensor that names it (tag_tensor.id), 0: none */
 	uint32_t stack;
+	uint64_t call; /* of @module: module calls are counted over the run, from 1; 0: born outside one, or in a node */
 	uint16_t device;
 	uint8_t level; /* enum record_level */
 	uint8_t phase; /* enum record_phase, at birth */

@@ -170,6 +170,7 @@ struct scope {
 	bool owns_episode;  /* ends with the scope */
 	uint32_t id;        /* module or optimizer */
 	uint32_t root_module;
+	uint64_t call; /* SCOPE_MODULE: tagger->nr_calls when it began */
 	uint32_t hard; /* index of the innermost backward or step() at or below, NONE: none */
 	uint64_t episode;
 	uint64_t epoch;
@@ -244,6 +245,8 @@ void scope_mark_begin(struct tagger *tagger, struct thread *thread, const struct
 void scope_mark_end(struct tagger *tagger, struct thread *thread, const struct record *record);
 void scope_forward(struct tagger *tagger, struct thread *thread, const struct record *record);
 void scope_worker(struct tagger *tagger, struct thread *thread, const struct record *record);
+/* The call of @module in which the thread is, 0: in none. */
+uint64_t scope_call(const struct thread *thread, uint32_t module);
 bool scope_module_is_open(const struct tagger *tagger, uint32_t thread, uint32_t module);
 uint64_t scope_oldest_epoch(const struct tagger *tagger);
 void scope_tell_spans(struct tagger *tagger);
@@ -412,6 +415,7 @@ struct tagger {
 
 	struct live_table live;
 	uint64_t last_allocation;
+	uint64_t nr_calls;      /* of modules */
 	uint64_t nr_forwards;   /* forwards and inferences that began */
 	uint64_t told_forwards; /* ... before the last flush */
 	struct episodes episodes;

@@ -234,6 +234,7 @@ static void xfer_scope(struct archive *archive, struct scope *scope)
 	xfer_bool(archive, &scope->owns_episode);
 	xfer_u32(archive, &scope->id);
 	xfer_u32(archive, &scope->root_module);
+	xfer_u64(archive, &scope->call);
 	xfer_u64(archive, &scope->episode);
 	xfer_u64(archive, &scope->epoch);
 	xfer_forward(archive, &scope->forward);
@@ -532,6 +533,7 @@ static void xfer_tagger(struct archive *archive, struct tagger *tagger)
 	xfer_u64(archive, &tagger->key_seed);
 	xfer_u64(archive, &tagger->live.budget);
 	xfer_u64(archive, &tagger->last_allocation);
+	xfer_u64(archive, &tagger->nr_calls);
 	xfer_u64(archive, &tagger->nr_forwards);
 	xfer_u64(archive, &tagger->epoch);
 	xfer_u64(archive, &tagger->last_span);

@@ -323,6 +323,7 @@ static struct scope *push_scope(struct tagger *tagger, struct thread *thread, en
 	scope = &thread->scopes[thread->depth];
 	*scope = (struct scope){.kind = kind, .epoch = ++tagger->epoch};
 	scope->hard = kind == SCOPE_BACKWARD || kind == SCOPE_OPTIMIZER ? thread->depth : hard;
+	scope->call = kind == SCOPE_MODULE ? ++tagger->nr_calls : 0;
 	thread->depth++;
 	thread->scoped = true;
 	thread->nr_backward += kind == SCOPE_BACKWARD;
@@ -686,6 +687,13 @@ void scope_worker(struct tagger *tagger, struct thread *thread, const struct rec
 }
 
 /* ---- for others */
+
+uint64_t scope_call(const struct thread *thread, uint32_t module)
+{
+	uint32_t at = module && thread->nr_modules ? find_scope(thread, SCOPE_MODULE, module) : NONE;
+
+	return at == NONE ? 0 : thread->scopes[at].call;
+}
 
 bool scope_module_is_open(const struct tagger *tagger, uint32_t thread_id, uint32_t module)
 {

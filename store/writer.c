@@ -476,6 +476,7 @@ static void read_allocation(const struct writer *writer, sqlite3_stmt *statement
 	        .seed = (flags & FLAG_SEED) != 0,
 	        .stack = (uint32_t)db_column_u64(statement, 15),
 	        .episode = db_column_u64(statement, 16),
+	        .call = db_column_u64(statement, 17),
 	        .stored = true,
 	};
 }
@@ -486,7 +487,7 @@ int writer_each_open(struct writer *writer, int (*each)(void *arg, const struct 
 	int r = db_prepare(
 	        writer->db,
 	        "SELECT id, device, level, address, size_bytes, alloc_seq, alloc_ns, thread, stretch, phase, category, rule,"
-	        " module, tensor, flags, stack, episode FROM allocation WHERE free_seq IS NULL ORDER BY id",
+	        " module, tensor, flags, stack, episode, call FROM allocation WHERE free_seq IS NULL ORDER BY id",
 	        &statement);
 
 	if (r)

@@ -20,7 +20,7 @@ static int write_allocation(void *arg, struct tag_allocation *allocation)
 	        writer,
 	        "INSERT OR REPLACE INTO allocation (id, device, level, address, size_bytes, alloc_seq, alloc_ns, free_seq,"
 	        " free_ns, thread, free_thread, stretch, free_stretch, phase, free_phase, category, rule, module, tensor,"
-	        " stack, flags, episode) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+	        " stack, flags, episode, call) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 	        &row);
 
 	if (r)
@@ -47,6 +47,7 @@ static int write_allocation(void *arg, struct tag_allocation *allocation)
 	row_u64(&row, allocation->stack);
 	row_u64(&row, allocation_flags(allocation));
 	row_u64(&row, allocation->episode);
+	row_u64(&row, allocation->call);
 	r = row_end(&row);
 	if (!r)
 		allocation->stored = true;

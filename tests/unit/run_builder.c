@@ -84,6 +84,12 @@ uint64_t built_live(const struct built_run *run, uint16_t device, uint64_t seq, 
 	return bytes;
 }
 
+/* Calls of modules as the builder has them: each module has a new one every 20 records. */
+int built_call(const struct built_block *block)
+{
+	return block->phase == PHASE_FORWARD ? (int)(block->alloc_seq / 20 + 1) : 0;
+}
+
 static void make_blocks(struct built_run *run, uint64_t *state)
 {
 	size_t live[BUILDER_MAX_BLOCKS];
@@ -266,12 +272,13 @@ void builder_make_random(const char *path, uint64_t seed, struct built_run *ret)
 		builder_exec(db,
 		             "INSERT INTO allocation VALUES (%d, %d, %d, %d, %lld, %lld, %lld, nullif(%lld, 0), nullif(%lld, 0), "
 		             "1, %d, "
-		             "%d, %d, %d, %s, %d, %d, %u, %d, 0, %d, 0)",
+		             "%d, %d, %d, %s, %d, %d, %u, %d, 0, %d, 0, %d)",
 		             (int)i + 1, block->device, block->level, 64 * ((int)i + 10), (long long)block->size_bytes,
 		             (long long)block->alloc_seq, (long long)block->alloc_seq * 10, (long long)block->free_seq,
 		             (long long)block->free_seq * 10, block->free_seq ? 1 : 0, (int)(100 + step),
 		             block->free_seq ? 100 : 0, block->phase, block->free_seq ? "2" : "NULL", block->category,
-		             (int)block->category % NR_CATEGORY_RULES, block->module, i % 9 < 6 ? (int)(i % 9) : 0, (int)(i % 4));
+		             (int)block->category % NR_CATEGORY_RULES, block->module, i % 9 < 6 ? (int)(i % 9) : 0, (int)(i % 4),
+		             built_call(block));
 	}
 	builder_exec(db, "UPDATE run SET last_seq = %lld, last_ns = %lld", (long long)ret->last_seq,
 	             (long long)ret->last_seq * 10);

@@ -53,6 +53,9 @@ void builder_make_random(const char *path, uint64_t seed, struct built_run *ret)
 /* Live bytes of @device right after event @seq, of @category and @module, -1: of all. */
 uint64_t built_live(const struct built_run *run, uint16_t device, uint64_t seq, int category, int64_t module);
 
+/* Which call of its module a block was born in: column `call`. */
+int built_call(const struct built_block *block);
+
 /* splitmix64. */
 uint64_t builder_random(uint64_t *state);
 

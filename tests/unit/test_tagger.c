@@ -664,6 +664,13 @@ static void say_categories(struct play *p, char *out, size_t size)
 		       p->rows.allocations[id].provisional ? "~" : "");
 }
 
+static void say_calls(struct play *p, char *out, size_t size)
+{
+	out[0] = '\0';
+	for (size_t id = 1; id < p->rows.nr_allocations; id++)
+		append(out, size, "%s%s=%u", id > 1 ? " " : "", p->born[id], (unsigned)p->rows.allocations[id].call);
+}
+
 typedef void say(struct play *p, char *out, size_t size);
 
 /* Play @events, whole and cut at every word; what is said at the end is @expected. */
@@ -1589,6 +1596,17 @@ static void test_layer_peaks_when_training_then_of_the_peak_step(void **state)
 		expect_layer(p, 4, 157, 97);
 		play_free(p);
 	}
+}
+
+static void test_call_when_a_module_is_called_again_then_another(void **state)
+{
+	expect(say_calls, "+w F( +a M2( +b ) +c M2( +d M2( +e ) +f ) ) +l B( n2 +g n- ) S( +s ) F( M2( +h ) ) X",
+	       "w=0 a=1 b=2 c=1 d=3 e=4 f=3 l=0 g=0 s=0 h=6");
+}
+
+static void test_call_when_a_checkpoint_runs_it_again_then_another(void **state)
+{
+	expect(say_calls, "F( M2( +a ) ) B( n0 M2( +b ) n2 +c n- ) X", "a=2 b=3 c=0");
 }
 
 /* ---- audit */
@@ -2615,6 +2633,8 @@ int main(void)
 	        cmocka_unit_test(test_spans_when_other_threads_allocate_then_their_bytes_count),
 	        cmocka_unit_test(test_spans_when_nothing_happens_outside_then_no_row),
 	        cmocka_unit_test(test_layer_peaks_when_training_then_of_the_peak_step),
+	        cmocka_unit_test(test_call_when_a_module_is_called_again_then_another),
+	        cmocka_unit_test(test_call_when_a_checkpoint_runs_it_again_then_another),
 	        cmocka_unit_test(test_audit_when_totals_agree_then_checks_and_no_failure),
 	        cmocka_unit_test(test_audit_when_a_report_is_lost_then_one_failure),
 	        cmocka_unit_test(test_audit_when_cpu_reports_cross_then_no_failure),
