@@ -22,6 +22,7 @@ static const struct row_column layer_columns[] = {
         {"class", "class", COLUMN_TEXT, COLUMN_FLEXIBLE, WIDE},
         {"device", NULL, COLUMN_TEXT, 0, 0},
         {"step", NULL, COLUMN_NUMBER, 0, 0},
+        {"calls", "calls", COLUMN_COUNT, COLUMN_IF_ANY, 0},
         {"params_bytes", NULL, COLUMN_BYTES, 0, 0},
         {"gradient_bytes", NULL, COLUMN_BYTES, 0, 0},
         {"optimizer_state_bytes", NULL, COLUMN_BYTES, 0, 0},
@@ -38,7 +39,23 @@ static const struct row_column layer_columns[] = {
         {"subtree_live_at_peak_bytes", "at peak", COLUMN_BYTES, 0, 0},
 };
 static const struct row_kind layer_kind = ROW_KIND("layer", layer_columns);
-static const struct row_kind *const kinds[] = {&layer_kind, NULL};
+
+static const struct row_column call_columns[] = {
+        {"root", NULL, COLUMN_TEXT, 0, 0},
+        {"layer", NULL, COLUMN_TEXT, 0, 0},
+        {"name", "layer", COLUMN_TEXT, COLUMN_FOR_PEOPLE | COLUMN_CUT_START, 0},
+        {"device", NULL, COLUMN_TEXT, 0, 0},
+        {"step", NULL, COLUMN_NUMBER, 0, 0},
+        {"call", NULL, COLUMN_NUMBER, 0, 0},
+        {"range", "call", COLUMN_TEXT, COLUMN_FOR_PEOPLE, 0},
+        {"phase", "phase", COLUMN_TEXT, 0, 0},
+        {"blocks", "blocks each", COLUMN_COUNT, 0, 70},
+        {"alloc_bytes", "allocated", COLUMN_BYTES, 0, 0},
+        {"saved_bytes", "saved", COLUMN_BYTES, 0, 0},
+        {"live_at_peak_bytes", "at peak", COLUMN_BYTES, 0, 0},
+};
+static const struct row_kind call_kind = ROW_KIND("call", call_columns);
+static const struct row_kind *const kinds[] = {&layer_kind, &call_kind, NULL};
 
 struct node {
 	struct store_layer layer; /* its strings are owned, NULL for what no layer owns */
@@ -47,6 +64,7 @@ struct node {
 	bool holds;               /* it or a layer below it has a number to show */
 	bool has_children;        /* that hold something */
 	bool chosen;              /* by --layer */
+	uint64_t calls;           /* in which it allocated something */
 };
 
 struct tree {
@@ -188,10 +206,164 @@ static bool has_several_roots(const struct tree *tree)
 	return false;
 }
 
+/* ---- calls */
+
+static int compare_modules(const void *a, const void *b)
+{
+	const struct node *x = *(struct node *const *)a, *y = *(struct node *const *)b;
+
+	return x->layer.module < y->layer.module ? -1 : x->layer.module > y->layer.module;
+}
+
+/* The tree's nodes by module; the caller frees it.  NULL: no memory. */
+static struct node **sort_by_module(struct tree *tree)
+{
+	struct node **sorted = calloc(tree->nr_nodes + 1, sizeof(struct node *));
+
+	for (size_t i = 0; sorted && i < tree->nr_nodes; i++)
+		sorted[i] = &tree->nodes[i];
+	if (sorted)
+		qsort(sorted, tree->nr_nodes, sizeof(struct node *), compare_modules);
+	return sorted;
+}
+
+struct call_reading {
+	struct report *report;
+	struct node **sorted;
+	size_t nr_nodes;
+	struct rows *rows;
+	uint64_t step;
+	/* For people equal calls in a row are one line: those so far; first 0: none. */
+	struct store_layer_call equal;
+	const struct node *node;
+	uint64_t first;
+};
+
+static struct node *node_of(const struct call_reading *reading, uint32_t module)
+{
+	struct node wanted = {.layer = {.module = module}}, *key = &wanted;
+	struct node **found = bsearch(&key, reading->sorted, reading->nr_nodes, sizeof(struct node *), compare_modules);
+
+	return found ? *found : NULL;
+}
+
+static int count_call(const struct store_layer_call *call, void *arg)
+{
+	struct node *node = node_of(arg, call->module);
+
+	if (node)
+		node->calls = call->call;
+	return 0;
+}
+
+static int add_call(struct call_reading *reading, const struct node *node, const struct store_layer_call *call, uint64_t first)
+{
+	struct rows *rows = reading->rows;
+	const char *root = node->layer.root, *layer = node->layer.layer;
+
+	row_begin(rows);
+	row_text(rows, "root", root);
+	row_text(rows, "layer", layer);
+	row_text(rows, "name", report_layer(reading->report, root, layer));
+	row_text(rows, "device", reading->report->device_name);
+	row_count(rows, "step", reading->step);
+	row_count(rows, "call", call->call);
+	if (first < call->call)
+		row_textf(rows, "range", "%" PRIu64 "-%" PRIu64 ", each", first, call->call);
+	else
+		row_textf(rows, "range", "%" PRIu64, call->call);
+	row_text(rows, "phase", phase_name(call->phase));
+	row_count(rows, "blocks", call->blocks);
+	row_count(rows, "alloc_bytes", call->alloc_bytes);
+	row_count(rows, "saved_bytes", call->saved_bytes);
+	row_count(rows, "live_at_peak_bytes", call->live_at_peak_bytes);
+	return row_end(rows);
+}
+
+static int flush_calls(struct call_reading *reading)
+{
+	int error = reading->first ? add_call(reading, reading->node, &reading->equal, reading->first) : 0;
+
+	reading->first = 0;
+	return error;
+}
+
+static bool are_equal(const struct store_layer_call *a, const struct store_layer_call *b)
+{
+	return a->module == b->module && a->phase == b->phase && a->blocks == b->blocks && a->alloc_bytes == b->alloc_bytes &&
+	       a->saved_bytes == b->saved_bytes && a->live_at_peak_bytes == b->live_at_peak_bytes;
+}
+
+/* A layer that is called once has nothing to tell beyond its own row. */
+static int call_row(const struct store_layer_call *call, void *arg)
+{
+	struct call_reading *reading = arg;
+	const struct node *node = node_of(reading, call->module);
+	int error = 0;
+
+	if (!node || !node->chosen || node->calls < 2)
+		return 0;
+	if (!report_is_for_people(reading->report))
+		return add_call(reading, node, call, call->call);
+	if (!reading->first || !are_equal(&reading->equal, call)) {
+		error = flush_calls(reading);
+		reading->first = call->call;
+	}
+	reading->node = node;
+	reading->equal = *call;
+	return error;
+}
+
+static int count_calls(struct report *report, struct tree *tree)
+{
+	struct call_reading reading = {.report = report, .sorted = sort_by_module(tree), .nr_nodes = tree->nr_nodes};
+	int error = reading.sorted ? 0 : -ENOMEM;
+
+	if (!error)
+		error = store_each_layer_call(report->store, report->device, report->arguments->filter.step, NULL, count_call,
+		                              &reading);
+	free(reading.sorted);
+	return error;
+}
+
+static int call_rows(struct report *report, struct tree *tree, uint64_t step)
+{
+	struct call_reading reading = {
+	        .report = report,
+	        .sorted = sort_by_module(tree),
+	        .nr_nodes = tree->nr_nodes,
+	        .rows = rows_new(report, &call_kind),
+	        .step = step,
+	};
+	int error = reading.sorted ? 0 : -ENOMEM;
+
+	if (!error)
+		error = store_each_layer_call(report->store, report->device, report->arguments->filter.step,
+		                              &report->arguments->filter, call_row, &reading);
+	if (!error)
+		error = flush_calls(&reading);
+	free(reading.sorted);
+	rows_name_unit(reading.rows, "name");
+	return rows_close(reading.rows, error);
+}
+
+/* Whether a layer that was asked for by its name was called more than once. */
+static bool wants_calls(const struct report *report, const struct tree *tree)
+{
+	for (size_t i = 0; i < tree->nr_nodes && report->arguments->filter.layers == STORE_LAYERS_ONE; i++)
+		if (tree->nodes[i].chosen && tree->nodes[i].calls > 1)
+			return true;
+	return false;
+}
+
 /* ---- rows */
 
-static void add_peaks(struct rows *rows, const struct store_layer *layer)
+static void add_calls_and_peaks(struct rows *rows, const struct node *node, bool always)
 {
+	const struct store_layer *layer = &node->layer;
+
+	if (always || node->calls > 1)
+		row_count(rows, "calls", node->calls);
 	/* 0: it was not called; parts of it may be used without a call (MultiheadAttention's out_proj). */
 	if (layer->has_peaks && layer->forward_peak_bytes)
 		row_count(rows, "forward_peak_bytes", layer->forward_peak_bytes);
@@ -211,20 +383,19 @@ static void add_sums(struct rows *rows, const struct store_layer_sums *sums)
 }
 
 static int add_row_for_people(struct rows *rows, enum style style, const char *name, const char *class_name,
-                              const struct store_layer_sums *sums, const struct store_layer *peaks)
+                              const struct store_layer_sums *sums, const struct node *node)
 {
 	row_begin_for_people(rows, style);
 	row_text(rows, "name", name);
 	row_text(rows, "class", class_name);
 	add_sums(rows, sums);
-	if (peaks)
-		add_peaks(rows, peaks);
+	if (node)
+		add_calls_and_peaks(rows, node, false);
 	return row_end(rows);
 }
 
 /* A child is named by what it adds to its parent's path. */
-static const char *own_name(const struct report *report, const struct tree *tree, const struct node *node,
-                            char ret[SAFE_TEXT_MAX])
+static const char *own_name(struct report *report, const struct tree *tree, const struct node *node, char ret[SAFE_TEXT_MAX])
 {
 	unsigned step = report->table_width && report->table_width < WIDE ? 1 : 2;
 	unsigned indent = node->depth * step < INDENT_MAX ? node->depth * step : INDENT_MAX;
@@ -232,6 +403,8 @@ static const char *own_name(const struct report *report, const struct tree *tree
 
 	if (!*name)
 		name = node->layer.root;
+	else if (!node->depth && strcmp(name, ITSELF) != 0)
+		name = report_layer(report, node->layer.root, name);
 	else if (node->depth) {
 		const char *path = tree->nodes[node->parent - 1].layer.layer;
 		size_t length = strlen(path);
@@ -259,7 +432,7 @@ static int add_tree(struct rows *rows, struct report *report, const struct tree 
 			continue;
 		}
 		error = add_row_for_people(rows, STYLE_PLAIN, own_name(report, tree, node, name), node->layer.class_name,
-		                           &node->layer.subtree, &node->layer);
+		                           &node->layer.subtree, node);
 		if (error || !node->has_children || !has_numbers(&node->layer.own))
 			continue;
 		itself.depth++;
@@ -315,7 +488,7 @@ static int add_list(struct rows *rows, struct report *report, const struct tree 
 
 		if (i < limit)
 			error = add_row_for_people(rows, STYLE_PLAIN, report_layer(report, layer->root, layer->layer),
-			                           layer->class_name, &layer->own, layer);
+			                           layer->class_name, &layer->own, sorted[i]);
 		else
 			add_to(&rest, &layer->own);
 	}
@@ -376,10 +549,14 @@ static int show_tree(struct report *report, struct tree *tree, uint64_t step, bo
 		fprintf(report->out, "%s(%s layer%s without memory of %s own not shown)%s\n",
 		        style_begin(STYLE_FAINT, report->colour), format_count(empty, number), empty == 1 ? "" : "s",
 		        empty == 1 ? "its" : "their", style_end(STYLE_FAINT, report->colour));
+	if (!error && wants_calls(report, tree)) {
+		fprintf(report->out, "\nIts calls, those in which it allocated something itself\n");
+		error = call_rows(report, tree, step);
+	}
 	return error ? error : report_check(report);
 }
 
-static int show_rows(struct report *report, const struct tree *tree, uint64_t step)
+static int show_rows(struct report *report, struct tree *tree, uint64_t step)
 {
 	struct rows *rows = rows_new(report, &layer_kind);
 	uint64_t limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_ALL : report->arguments->limit;
@@ -405,10 +582,11 @@ static int show_rows(struct report *report, const struct tree *tree, uint64_t st
 		row_count(rows, "temporary_bytes", layer->own.temporary_bytes);
 		row_count(rows, "live_at_peak_bytes", layer->own.live_at_peak_bytes);
 		add_sums(rows, &layer->subtree);
-		add_peaks(rows, layer);
+		add_calls_and_peaks(rows, &tree->nodes[i], true);
 		error = row_end(rows);
 	}
-	return rows_close(rows, error);
+	error = rows_close(rows, error);
+	return error ? error : call_rows(report, tree, step);
 }
 
 static int show(struct report *report)
@@ -430,6 +608,8 @@ static int show(struct report *report)
 	step = filter->step == UINT64_MAX ? device.peak_step : filter->step;
 	if (!error)
 		error = store_each_layer(report->store, report->device, filter->step, each_layer, &tree);
+	if (!error)
+		error = count_calls(report, &tree);
 	if (!error) {
 		choose_layers(&tree, filter);
 		if (report_is_for_people(report))

@@ -97,6 +97,16 @@ FROM (SELECT min(t.id) AS first, max(t.size_bytes) AS size_bytes
       WHERE t.kind = 1 AND ifnull(a.device, 65280) = :device
       GROUP BY t.allocation, t.address) p JOIN tensor t ON t.id = p.first;
 
+-- What the calls of modules in a step made: those in which they made something themselves.
+-- query: layer_calls
+SELECT a.module, m.root_name, m.fqn, a.call, max(a.phase), count(*), sum(a.size_bytes), sum(CASE a.category WHEN 5 THEN a.size_bytes ELSE 0 END),
+       sum(CASE WHEN a.alloc_seq <= :peak AND (a.free_seq IS NULL OR a.free_seq > :peak) THEN a.size_bytes ELSE 0 END)
+FROM allocation a JOIN module m ON m.id = a.module
+WHERE a.device = :device AND a.level = 0 AND a.call > 0 AND a.stretch IN (SELECT id FROM stretch WHERE step = :of_step)
+      AND (:layers <> 1 OR {layer})
+GROUP BY a.module, a.call
+ORDER BY a.module, a.call;
+
 -- query: thread
 SELECT id, os_id, flags, name FROM thread ORDER BY id;
 
@@ -140,12 +150,12 @@ WHERE device = :device AND level = 0 AND alloc_seq < :end AND (free_seq IS NULL 
 ORDER BY id;
 
 -- query: peak_window
-SELECT d.peak_seq, st.start_seq, st.end_seq, 1 FROM device d JOIN stretch s ON s.id = d.peak_stretch JOIN step st ON st.step = s.step
+SELECT d.peak_seq, st.start_seq, st.end_seq, 1, st.step FROM device d JOIN stretch s ON s.id = d.peak_stretch JOIN step st ON st.step = s.step
 WHERE d.id = :device;
 
 -- A step, the instant of its own peak, and whether it is the step of the device's peak.
 -- query: step_window
 SELECT CASE WHEN sd.peak_seq > 0 THEN sd.peak_seq ELSE max(st.start_seq - 1, 0) END, st.start_seq, st.end_seq,
-       EXISTS (SELECT 1 FROM device d JOIN stretch s ON s.id = d.peak_stretch WHERE d.id = :device AND s.step = st.step)
+       EXISTS (SELECT 1 FROM device d JOIN stretch s ON s.id = d.peak_stretch WHERE d.id = :device AND s.step = st.step), st.step
 FROM step st JOIN step_device sd ON sd.step = st.step AND sd.device = :device
 WHERE st.step = :step;

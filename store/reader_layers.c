@@ -236,28 +236,44 @@ static int read_layer_params(struct store *store, uint16_t device, struct layers
 	return query_close(&query);
 }
 
-static int replay_layers(struct store *store, uint16_t device, uint64_t step, struct layers *layers)
+struct window {
+	uint64_t peak_seq, start_seq, end_seq, step;
+	bool of_device_peak; /* the step is that of the device's peak */
+};
+
+/* @step: UINT64_MAX for that of the device's peak.  A step that is not there is an empty window. */
+static int read_window(struct store *store, uint16_t device, uint64_t step, struct window *ret)
 {
 	struct query query;
-	struct interval window = {0};
 
+	*ret = (struct window){.step = UINT64_MAX};
 	if (!query_open(store, &query, step == UINT64_MAX ? "peak_window" : "step_window")) {
 		query_bind(&query, ":device", device);
 		if (step != UINT64_MAX)
 			query_bind(&query, ":step", step);
-		if (query_step(&query) == 1) {
-			layers->peak_seq = query_u64(&query, 0);
-			window = step_window(query_u64(&query, 1), query_u64(&query, 2));
-			layers->has_marks = query_u64_max(&query, 3, 1) != 0;
-		}
+		if (query_step(&query) == 1)
+			*ret = (struct window){.peak_seq = query_u64(&query, 0),
+			                       .start_seq = query_u64(&query, 1),
+			                       .end_seq = query_u64(&query, 2),
+			                       .of_device_peak = query_u64_max(&query, 3, 1) != 0,
+			                       .step = query_u64(&query, 4)};
 	}
-	int r = query_close(&query);
+	return query_close(&query);
+}
 
-	if (r || window.end <= window.start)
+static int replay_layers(struct store *store, uint16_t device, uint64_t step, struct layers *layers)
+{
+	struct window window;
+	int r = read_window(store, device, step, &window);
+	struct interval instants = step_window(window.start_seq, window.end_seq);
+
+	if (r || window.step == UINT64_MAX || instants.end <= instants.start)
 		return r;
 	struct replay_sink sink = {.arg = layers, .change = layers_change, .hold = layers_hold};
 
-	return store_replay(store, device, window.start, window.end, &sink);
+	layers->peak_seq = window.peak_seq;
+	layers->has_marks = window.of_device_peak;
+	return store_replay(store, device, instants.start, instants.end, &sink);
 }
 
 static struct store_layer_sums shown_sums(const struct sums *sums)
@@ -326,4 +342,47 @@ int store_each_layer(struct store *store, uint16_t device, uint64_t step, int (*
 	free(layers.layers);
 	free(layers.order);
 	return r;
+}
+
+int store_each_layer_call(struct store *store, uint16_t device, uint64_t step, const struct store_filter *filter,
+                          int (*each)(const struct store_layer_call *, void *), void *arg)
+{
+	static const struct store_filter none = STORE_FILTER_NONE;
+	uint64_t last_module = 0, nr_calls = 0;
+	struct window window;
+	struct query query;
+	int stopped = 0;
+
+	store_begin_call(store);
+	int r = read_window(store, device, step, &window);
+
+	if (r || window.step == UINT64_MAX)
+		return r;
+	filter = filter ? filter : &none;
+	query_open(store, &query, "layer_calls");
+	query_bind(&query, ":device", device);
+	query_bind(&query, ":peak", window.peak_seq);
+	query_bind(&query, ":of_step", window.step);
+	query_bind(&query, ":layers", filter->layer ? 1 : 0);
+	query_bind_layer(&query, filter);
+	while (!stopped && query_step(&query) == 1) {
+		struct store_layer_call call = {
+		        .module = (uint32_t)query_u64_max(&query, 0, UINT32_MAX),
+		        .root = query_text_required(&query, 1),
+		        .layer = query_text_required(&query, 2),
+		        .phase = query_code(&query, 4, NR_PHASES),
+		        .blocks = query_u64(&query, 5),
+		        .alloc_bytes = query_u64(&query, 6),
+		        .saved_bytes = query_u64(&query, 7),
+		        .live_at_peak_bytes = query_u64(&query, 8),
+		};
+
+		nr_calls = call.module == last_module ? nr_calls + 1 : 1;
+		last_module = call.module;
+		call.call = nr_calls;
+		if (query_ok(&query))
+			stopped = each(&call, arg);
+	}
+	r = query_close(&query);
+	return stopped ? stopped : r;
 }

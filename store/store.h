@@ -129,6 +129,17 @@ struct store_layer {
 	uint64_t forward_peak_bytes, backward_peak_bytes;
 };
 
+/* One call of a module in a step, in which it, not a module below it, allocated something. */
+struct store_layer_call {
+	const char *root, *layer;
+	uint32_t module;
+	uint64_t call;  /* from 1 in the step */
+	unsigned phase; /* PHASE_BACKWARD: a checkpoint ran it again */
+	uint64_t blocks, alloc_bytes;
+	uint64_t saved_bytes; /* of these: for backward */
+	uint64_t live_at_peak_bytes;
+};
+
 struct store_thread {
 	uint32_t id;
 	uint64_t os_id;
@@ -234,6 +245,9 @@ int store_each_live(struct store *store, uint16_t device, uint64_t seq, const st
  */
 int store_each_layer(struct store *store, uint16_t device, uint64_t step, int (*each)(const struct store_layer *, void *),
                      void *arg);
+/* By module and call; @filter: its layers, NULL all.  @step as in store_each_layer(). */
+int store_each_layer_call(struct store *store, uint16_t device, uint64_t step, const struct store_filter *filter,
+                          int (*each)(const struct store_layer_call *, void *), void *arg);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);
 int store_each_oom(struct store *store, int (*each)(const struct store_oom *, void *), void *arg);
 int store_each_note(struct store *store, int (*each)(const struct store_note *, void *), void *arg);

@@ -386,7 +386,7 @@ static void test_read_when_it_takes_too_long_then_stops(void **state)
 	builder_exec(
 	        db,
 	        "WITH n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) INSERT INTO allocation SELECT i, 1, 0, "
-	        "64, 4, i, i, i + 1, i, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0 FROM n");
+	        "64, 4, i, i, i + 1, i, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0 FROM n");
 	sqlite3_close(db);
 	struct store *store = open_store();
 
@@ -857,10 +857,10 @@ static void test_composition_when_only_inference_then_counts_all_that_is_alive(v
 	builder_exec(db, "INSERT INTO step_phase VALUES (1, 65280, 4, 2, 1, 61411608, 1)");
 	builder_exec(db, "INSERT INTO device VALUES (65280, 'cpu', 1, 4, 2, 20451608, 61411608, 5, 2, 4, 0, 0, 0, 0)");
 	builder_exec(db, "INSERT INTO allocation VALUES (1, 65280, 0, 64, 18531608, 1, 1, NULL, NULL, 1, 0, 1, 0, 0, NULL, 1, 1, "
-	                 "0, 0, 0, 0, 0),"
-	                 "(2, 65280, 0, 65, 1920000, 2, 2, NULL, NULL, 1, 0, 1, 0, 0, NULL, 6, 5, 0, 0, 0, 0, 0),"
-	                 "(3, 65280, 0, 66, 20480000, 4, 4, 6, 6, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0),"
-	                 "(4, 65280, 0, 67, 20480000, 5, 5, 8, 8, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0)");
+	                 "0, 0, 0, 0, 0, 0),"
+	                 "(2, 65280, 0, 65, 1920000, 2, 2, NULL, NULL, 1, 0, 1, 0, 0, NULL, 6, 5, 0, 0, 0, 0, 0, 0),"
+	                 "(3, 65280, 0, 66, 20480000, 4, 4, 6, 6, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0, 0),"
+	                 "(4, 65280, 0, 67, 20480000, 5, 5, 8, 8, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0, 0)");
 	sqlite3_close(db);
 	struct store *store = open_store();
 
@@ -1226,6 +1226,89 @@ static void test_each_layer_when_read_then_equals_brute_force_in_tree_order(void
 	}
 }
 
+struct call_check {
+	const struct built_run *built;
+	uint16_t device;
+	size_t step;
+	uint64_t peak_seq, nr_blocks, last_module, last_call;
+};
+
+static int check_call(const struct store_layer_call *call, void *arg)
+{
+	struct call_check *check = arg;
+	uint64_t expected_call = check->last_module == call->module ? check->last_call + 1 : 1;
+	uint64_t blocks = 0, bytes = 0, saved = 0, live = 0, ordinal = 0;
+	int last = 0;
+
+	/* Blocks are in the order of birth, and so are calls. */
+	for (size_t i = 0; i < check->built->nr_blocks; i++) {
+		const struct built_block *block = &check->built->blocks[i];
+
+		if (block->device != check->device || block->level != LEVEL_BLOCK || block->module != call->module ||
+		    !built_call(block) || built_step_of(check->built, block->alloc_seq) != check->step)
+			continue;
+		ordinal += built_call(block) != last;
+		last = built_call(block);
+		if (ordinal != call->call)
+			continue;
+		blocks++;
+		bytes += block->size_bytes;
+		saved += block->category == CATEGORY_ACTIVATION ? block->size_bytes : 0;
+		if (block->alloc_seq <= check->peak_seq && (!block->free_seq || block->free_seq > check->peak_seq))
+			live += block->size_bytes;
+	}
+	assert_int_equal(call->call, expected_call);
+	assert_true(call->module >= check->last_module);
+	assert_int_equal(call->blocks, blocks);
+	assert_int_equal(call->alloc_bytes, bytes);
+	assert_int_equal(call->saved_bytes, saved);
+	assert_int_equal(call->live_at_peak_bytes, live);
+	assert_int_equal(call->phase, PHASE_FORWARD);
+	check->last_module = call->module;
+	check->last_call = call->call;
+	check->nr_blocks += blocks;
+	return 0;
+}
+
+static void test_each_layer_call_when_read_then_equals_brute_force(void **state)
+{
+	struct store_filter below = STORE_FILTER_NONE;
+	uint64_t nr_all = 0;
+
+	below.layers = STORE_LAYERS_BELOW;
+	below.layer = "a";
+	for (uint64_t seed = 1; seed <= NR_RUNS; seed++) {
+		struct built_run built;
+
+		builder_make_random(path, seed, &built);
+		struct store *store = open_store();
+
+		for (size_t i = 0; i < built.nr_steps; i++) {
+			struct call_check check = {.built = &built, .device = BUILDER_CUDA, .step = i}, fewer;
+			uint64_t nr_blocks = 0, nr_below = 0;
+
+			check.peak_seq = peak_between(&built, BUILDER_CUDA, built.steps[i].start_seq - 1, built.steps[i].end_seq);
+			fewer = check;
+			for (size_t j = 0; j < built.nr_blocks; j++) {
+				const struct built_block *block = &built.blocks[j];
+				bool counts = block->device == BUILDER_CUDA && block->level == LEVEL_BLOCK && built_call(block) &&
+				              block->module && block->module <= BUILDER_NR_MODULES &&
+				              built_step_of(&built, block->alloc_seq) == i;
+
+				nr_blocks += counts;
+				nr_below += counts && (block->module == 2 || block->module == 3);
+			}
+			assert_int_equal(store_each_layer_call(store, BUILDER_CUDA, i, NULL, check_call, &check), 0);
+			assert_int_equal(check.nr_blocks, nr_blocks);
+			assert_int_equal(store_each_layer_call(store, BUILDER_CUDA, i, &below, check_call, &fewer), 0);
+			assert_int_equal(fewer.nr_blocks, nr_below);
+			nr_all += nr_below;
+		}
+		store_close(store);
+	}
+	assert_true(nr_all > 0);
+}
+
 static int note_order(const struct store_layer *layer, void *arg)
 {
 	size_t length = strlen(arg);
@@ -1382,6 +1465,10 @@ static int ignore_layer(const struct store_layer *layer, void *arg)
 {
 	return 0;
 }
+static int ignore_call(const struct store_layer_call *call, void *arg)
+{
+	return 0;
+}
 static int ignore_thread(const struct store_thread *thread, void *arg)
 {
 	return 0;
@@ -1413,6 +1500,7 @@ static bool read_everything(void)
 	struct store_run run;
 	struct store_composition composition;
 	struct store_bucket buckets[20];
+	struct store_values values;
 	const uint16_t devices[] = {BUILDER_CPU, BUILDER_CUDA};
 	int r = store_open(path, &store, &error);
 
@@ -1433,6 +1521,10 @@ static bool read_everything(void)
 		assert_errno(store_each_phase(store, devices[d], ignore_phase, NULL));
 		assert_errno(store_each_live(store, devices[d], 100, NULL, ignore_allocation, NULL));
 		assert_errno(store_each_layer(store, devices[d], UINT64_MAX, ignore_layer, NULL));
+		assert_errno(store_each_layer(store, devices[d], 1, ignore_layer, NULL));
+		assert_errno(store_each_layer_call(store, devices[d], UINT64_MAX, NULL, ignore_call, NULL));
+		assert_errno(store_each_layer_call(store, devices[d], 1, NULL, ignore_call, NULL));
+		assert_errno(store_read_values(store, devices[d], &values));
 		assert_errno(store_read_composition(store, devices[d], WINDOW_STEADY_STEP, &composition));
 		assert_errno(store_read_composition(store, devices[d], WINDOW_INFERENCE, &composition));
 		assert_errno(store_read_levels(store, devices[d], 0, 500, buckets, 20));
@@ -1635,6 +1727,7 @@ int main(void)
 	        cmocka_unit_test_setup(test_check_filter_when_the_run_has_no_such_layer_or_step_then_says_so, start_empty),
 	        cmocka_unit_test_setup(test_each_when_the_callback_returns_nonzero_then_stops_with_it, start_empty),
 	        cmocka_unit_test_setup(test_each_layer_when_read_then_equals_brute_force_in_tree_order, start_empty),
+	        cmocka_unit_test_setup(test_each_layer_call_when_read_then_equals_brute_force, start_empty),
 	        cmocka_unit_test_setup(test_each_layer_when_parents_run_in_circles_then_each_comes_once, start_empty),
 	        cmocka_unit_test_setup(test_each_span_when_a_window_is_given_then_only_those_that_touch_it, start_empty),
 	        cmocka_unit_test_setup(test_each_thread_oom_fact_when_read_then_as_stored, start_empty),
