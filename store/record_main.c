@@ -115,6 +115,8 @@ static int pump(struct recorder *recorder, bool commit, int64_t *ret_nr_slots)
 		recorder->commit_ns = now;
 	if (nr_slots > 0)
 		recorder->progress_ns = now;
+	/* Read by hook_operation_begin() and follow_operations(), which need nothing else to go with it. */
+	atomic32_store_relaxed(&recorder->ring->operations_known, recording_operations_known(recorder->recording));
 	*ret_nr_slots = nr_slots;
 	return 0;
 }

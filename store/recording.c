@@ -3,6 +3,7 @@
 #include "store/recording.h"
 
 #include "store/db.h"
+#include "store/repeats.h"
 #include "store/ring_reader.h"
 #include "store/runfile.h"
 #include "store/tagger.h"
@@ -39,6 +40,7 @@ struct recording {
 	struct runfile file; /* fd -1: the lock is somebody else's business */
 	struct writer *writer;
 	struct tagger *tagger;
+	struct repeats *repeats;
 	uint64_t committed_position; /* of the reader at the last commit */
 	uint64_t last_seq, last_ns;  /* of the last record fed */
 	uint64_t start_position;     /* records before it were committed already: skipped */
@@ -70,6 +72,7 @@ static void free_recording(struct recording *recording)
 	if (!recording)
 		return;
 	tagger_free(recording->tagger);
+	repeats_free(recording->repeats);
 	writer_free(recording->writer);
 	if (recording->own_db)
 		db_close(recording->db);
@@ -83,6 +86,10 @@ static struct recording *new_recording(struct ring *ring)
 
 	if (!recording)
 		return NULL;
+	if (repeats_new(&recording->repeats)) {
+		free(recording);
+		return NULL;
+	}
 	recording->ring = ring;
 	recording->file.fd = -1;
 	ring_reader_init(&recording->reader, ring);
@@ -266,6 +273,11 @@ void recording_producers_gone(struct recording *recording)
 	ring_reader_producers_gone(&recording->reader);
 }
 
+bool recording_operations_known(const struct recording *recording)
+{
+	return repeats_all_known(recording->repeats);
+}
+
 uint64_t recording_backlog(const struct recording *recording)
 {
 	return ring_reader_backlog(&recording->reader);
@@ -325,6 +337,7 @@ int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t ma
 			break;
 		if (item.record.seq <= recording->start_position)
 			continue; /* Committed before the recorder died. */
+		repeats_feed(recording->repeats, &item.record);
 		r = tagger_feed(recording->tagger, &item.record, item.text);
 		recording->last_seq = item.record.seq;
 		if (item.record.time_ns > recording->last_ns)

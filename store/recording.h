@@ -54,6 +54,9 @@ const char *recording_path(const struct recording *recording);
  */
 int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t max_slots, bool commit);
 
+/* Whether the program need not tell operators now: for ring->operations_known. */
+bool recording_operations_known(const struct recording *recording);
+
 /* Slots that were claimed and are not read yet. */
 uint64_t recording_backlog(const struct recording *recording);
 

@@ -4,6 +4,7 @@
  * The rules are with what they rule: phases in tagger_scope.c, steps in tagger_step.c, names in tagger_name.c, categories in
  * tagger_category.c.  The recorder and recovery call this, through store/recording.h; tests feed it tables of records.
  */
+#include "store/demangle.h"
 #include "store/tagger_internal.h"
 
 #include <errno.h>
@@ -508,6 +509,7 @@ static void define_stack(struct tagger *tagger, const struct record *record)
 static void define_frame(struct tagger *tagger, const struct record *record, const char *const fields[2])
 {
 	struct tag_frame told = {.id = record->scope, .file = fields[0], .function = fields[1]};
+	char class[512];
 
 	if (record->flags & RECORD_F_NATIVE) {
 		told.kind = FRAME_NATIVE;
@@ -518,6 +520,10 @@ static void define_frame(struct tagger *tagger, const struct record *record, con
 	} else if (record->flags & RECORD_F_OPERATION) {
 		told.kind = FRAME_OPERATION;
 		told.internal = true;
+		if (record->flags & RECORD_F_MANGLED) {
+			demangle_node(fields[1], class, sizeof(class));
+			told.function = class;
+		}
 	} else {
 		told.line = record->a <= INT32_MAX ? (uint32_t)record->a : 0;
 		told.internal = record->flags & RECORD_F_INTERNAL;

@@ -21,7 +21,7 @@ enum record_kind {
 	RECORD_NONE = 0, /* never written */
 
 	/*
-	 * Reports.  device, flags: NODE, NEW_NODE, SHARED and the level (record_level()), stack, scope, address, size (> 0,
+	 * Reports.  device, flags: NODE, NEW_NODE, TOLD, SHARED and the level (record_level()), stack, scope, address, size (> 0,
 	 * bytes), a = total_allocated, b = total_reserved as PyTorch gave them after the event.
 	 * Of a level other than LEVEL_BLOCK it is a call that gave memory or takes it back (CUDA's): a FREE then says only where
 	 * (address; device and size are 0, its level is LEVEL_SEGMENT), since an address belongs to one such memory at a time.
@@ -82,8 +82,8 @@ enum record_kind {
 	 * A frame: scope = its id.
 	 * Of Python: flags INTERNAL; a = line, 0 not known; text: file, function.
 	 *
-	 * Flags OPERATION: text: file (empty), function: an operator (`aten::conv2d`) or a node's class, the latter mangled as
-	 * C++ does (`N5torch8autograd14AccumulateGradE`) or as Python has it.
+	 * Flags OPERATION, MANGLED: text: file (empty), function: an operator (`aten::conv2d`) or a node's class, as Python has
+	 * it or, MANGLED, as C++ does (`N5torch8autograd14AccumulateGradE`).
 	 *
 	 * Flags NATIVE: a = offset in the object's file; text: that file, its build id in hexadecimal digits.
 	 */
@@ -121,6 +121,7 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 #define RECORD_F_TRAINING   0x04u /* the module is in training mode */
 #define RECORD_F_ROOT       0x08u /* no other module call is open on this thread */
 #define RECORD_F_NEW_NODE   0x08u /* ALLOC, FREE: an autograd node was made on this thread since its last report */
+#define RECORD_F_TOLD       0x10u /* ALLOC: operators are told: if the stack names none, none ran */
 #define RECORD_F_ACCUMULATE 0x10u /* BACKWARD_BEGIN: gradients are accumulated into .grad */
 #define RECORD_F_KEEP       0x20u /* BACKWARD_BEGIN: retain_graph or create_graph */
 #define RECORD_F_PYTHON     0x20u /* DEF_THREAD: the thread has a Python thread state */
@@ -128,6 +129,7 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 #define RECORD_F_INTERNAL   0x01u /* DEF_FRAME: not the user's own code */
 #define RECORD_F_OPERATION  0x02u /* DEF_FRAME: what PyTorch does there */
 #define RECORD_F_NATIVE     0x04u /* DEF_FRAME: a frame of compiled code */
+#define RECORD_F_MANGLED    0x08u /* DEF_FRAME: an operation's name as type_info has it */
 #define RECORD_F_SHARED     0x80u /* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
 
 /* The level of a report, in bits that only module records use otherwise. */

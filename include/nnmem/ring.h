@@ -80,7 +80,8 @@ struct ring {
 	uint64_t tail __attribute__((aligned(64))); /* slots consumed and committed; consumer */
 	uint32_t recorder;                          /* enum ring_recorder; consumer */
 	uint32_t recorder_pid;                      /* consumer */
-	uint8_t pad2[48];
+	uint32_t operations_known;                  /* consumer: what happens now has happened before, under the same names */
+	uint8_t pad2[44];
 
 	uint32_t producer __attribute__((aligned(64))); /* enum ring_producer; producers */
 	uint8_t pad3[60];
