@@ -30,6 +30,13 @@ struct api_vector {
 #error "how C++ returns an object is not known for this machine"
 #endif
 
+/* at::RecordFunctionCallback, with room for what later versions may add: more scopes, and wishes that stay 0. */
+struct api_callback {
+	void *start, *end;
+	double sampling;
+	uint8_t scopes[40];
+};
+
 enum api {
 #define API_WRAPPED(id, symbol, ret, params) API_##id,
 #define API_CALLED(id, symbol, ret, params)  API_##id,

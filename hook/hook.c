@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "hook/hook_internal.h"
 
+#include "hook/operations.h"
 #include "hook/process.h"
 #include "hook/text.h"
 
@@ -133,15 +134,18 @@ static void tell(struct thread_state *thread, enum record_kind kind, uint8_t fla
 
 /* ---- scopes of a thread */
 
-static struct nodes_origin innermost(const struct thread_state *thread)
+static const struct hook_scope *innermost_scope(const struct thread_state *thread)
 {
 	uint32_t depth = thread->depth;
-	const struct hook_scope *scope;
 
-	if (!depth)
-		return (struct nodes_origin){0};
-	scope = &thread->scopes[(depth <= HOOK_MAX_DEPTH ? depth : HOOK_MAX_DEPTH) - 1];
-	return (struct nodes_origin){.module = scope->module, .stack = scope->stack};
+	return depth ? &thread->scopes[(depth <= HOOK_MAX_DEPTH ? depth : HOOK_MAX_DEPTH) - 1] : NULL;
+}
+
+static struct nodes_origin innermost(const struct thread_state *thread)
+{
+	const struct hook_scope *scope = innermost_scope(thread);
+
+	return scope ? (struct nodes_origin){.module = scope->module, .stack = scope->stack} : (struct nodes_origin){0};
 }
 
 /*
@@ -162,13 +166,108 @@ static struct nodes_origin origin_of_now(struct thread_state *thread)
 	return origin;
 }
 
+/*
+ * The operation that the innermost scope is at, as a frame; 0: not known.  In a node it is the node's class: that is known
+ * in every step, and says which of the forward's operators it belongs to; where the node runs Python, it is the operator that
+ * was called there.
+ */
+static uint32_t operation_of_now(struct thread_state *thread)
+{
+	const struct hook_scope *scope = innermost_scope(thread);
+	struct operation_class class = {0};
+
+	if (scope && scope->node && thread->depth <= HOOK_MAX_DEPTH)
+		class = operation_class_of(scope->node);
+	if (thread->operation && (!class.name || class.is_python))
+		class = (struct operation_class){.name = operation_name(thread->operation), .is_python = true};
+	return class.name ? stacks_operation(&stacks, &hook.emitter, thread->number, class.name, !class.is_python) : 0;
+}
+
+/* As origin_of_now(), with the operation on top. */
+static struct nodes_origin origin_of_report(struct thread_state *thread)
+{
+	struct nodes_origin origin = origin_of_now(thread);
+	uint32_t operation = hook.operations ? operation_of_now(thread) : 0;
+
+	if (operation)
+		origin.stack = stacks_on(&stacks, &hook.emitter, thread->number, origin.stack, operation);
+	return origin;
+}
+
+/* Whether the recorder wants operators named; before it is there, they are. */
+static bool operations_are_wanted(void)
+{
+	enum hook_state state = hook_state_now();
+
+	if (!hook.operations || !hook_is_wanted())
+		return false;
+	return state != HOOK_UP || !atomic32_load_relaxed(&hook.emitter.ring->operations_known);
+}
+
+/* Where something begins of which there may be no names yet.  No operator runs, nothing is locked. */
+static void follow_operations(void)
+{
+	if (operations_are_wanted())
+		operations_want();
+}
+
+/*
+ * While somebody's profiler is on, the engine tells each node as if it were an operator.
+ * Source: torch/csrc/autograd/engine.cpp of 2.13.0 and 2.14.1, Engine::evaluate_function().
+ */
+static bool is_told_by_engine(const struct thread_state *thread, const void *function)
+{
+	static const char engine[] = "autograd::engine::";
+	const struct hook_scope *scope = innermost_scope(thread);
+
+	return scope && scope->node && !strncmp(operation_name(function), engine, sizeof(engine) - 1);
+}
+
+void hook_operation_begin(const void *function)
+{
+	struct thread_state *thread = &this_thread;
+
+	if (thread->operation_depth == thread->operation_base) {
+		if (thread->operation_base == 0 && is_told_by_engine(thread, function))
+			thread->operation_base = 1;
+		else
+			thread->operation = function;
+	}
+	thread->operation_depth++;
+	/* A forked child leaves it: the lock that this takes may be held by a thread that it does not have. */
+	if (__builtin_expect(hook_state_now() == HOOK_UP && !operations_are_wanted(), 0))
+		operations_unwant();
+}
+
+void hook_operation_end(void)
+{
+	struct thread_state *thread = &this_thread;
+
+	if (thread->operation_depth)
+		thread->operation_depth--;
+	if (thread->operation_depth <= thread->operation_base)
+		thread->operation = NULL;
+	if (!thread->operation_depth)
+		thread->operation_base = 0;
+}
+
 /* Returns false when the scope is too deep to be followed. */
-static bool push(struct thread_state *thread, uint32_t module, uint32_t stack)
+static bool push(struct thread_state *thread, uint32_t module, uint32_t stack, const void *node)
 {
 	uint32_t depth = thread->depth;
 
 	if (depth < HOOK_MAX_DEPTH) {
-		thread->scopes[depth] = (struct hook_scope){.module = module, .nr_nodes = thread->nr_nodes, .stack = stack};
+		thread->scopes[depth] = (struct hook_scope){
+		        .module = module,
+		        .nr_nodes = thread->nr_nodes,
+		        .stack = stack,
+		        .operation_depth = thread->operation_depth,
+		        .operation_base = thread->operation_base,
+		        .node = node,
+		        .operation = thread->operation,
+		};
+		thread->operation = NULL;
+		thread->operation_depth = thread->operation_base = 0;
 		__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	}
 	thread->depth = depth + 1;
@@ -181,7 +280,12 @@ static const struct hook_scope *pop(struct thread_state *thread)
 	if (!thread->depth)
 		return NULL;
 	thread->depth--;
-	return thread->depth < HOOK_MAX_DEPTH ? &thread->scopes[thread->depth] : NULL;
+	if (thread->depth >= HOOK_MAX_DEPTH)
+		return NULL;
+	thread->operation = thread->scopes[thread->depth].operation;
+	thread->operation_depth = thread->scopes[thread->depth].operation_depth;
+	thread->operation_base = thread->scopes[thread->depth].operation_base;
+	return &thread->scopes[thread->depth];
 }
 
 /* ---- reports */
@@ -195,10 +299,11 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 
 	if (!size_bytes || !hook_enter(thread))
 		return;
-	origin = size_bytes > 0 ? origin_of_now(thread) : innermost(thread);
+	origin = size_bytes > 0 ? origin_of_report(thread) : innermost(thread);
 	record = (struct record){
 	        .kind = size_bytes > 0 ? RECORD_ALLOC : RECORD_FREE,
 	        .flags = (shared ? RECORD_F_SHARED : 0) | node_flag(thread) |
+	                 (size_bytes > 0 && operations_are_told() ? RECORD_F_TOLD : 0) |
 	                 (thread->nr_nodes != thread->nr_nodes_reported ? RECORD_F_NEW_NODE : 0),
 	        .device = device,
 	        .stack = size_bytes > 0 ? origin.stack : 0,
@@ -215,7 +320,7 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 		static uint8_t once;
 
 		hook_note(&once, RECORD_SEVERITY_DEGRADED,
-		          "no room for more different Python stacks: what came later has none, or is without its line");
+		          "no room for more different stacks: what came later has none, or is without its line or operation");
 	}
 }
 
@@ -266,7 +371,7 @@ void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t tota
 
 	if (!hook_enter(thread))
 		return;
-	origin = origin_of_now(thread);
+	origin = origin_of_report(thread);
 	record = (struct record){
 	        .kind = RECORD_OOM,
 	        .flags = node_flag(thread),
@@ -287,6 +392,7 @@ void hook_backward_begin(bool accumulate, bool keep_graph)
 {
 	struct thread_state *thread = &this_thread;
 
+	follow_operations();
 	thread->backward_depth++;
 	tell(thread, RECORD_BACKWARD_BEGIN, (accumulate ? RECORD_F_ACCUMULATE : 0) | (keep_graph ? RECORD_F_KEEP : 0), 0, 0);
 }
@@ -388,7 +494,7 @@ void hook_node_begin(const void *graph_task, const void *node)
 	 */
 	if (hook_is_wanted())
 		origin = nodes_is_numbered(&nodes, node) ? nodes_origin(&nodes, node) : thread->last_node;
-	push(thread, origin.module, origin.stack);
+	push(thread, origin.module, origin.stack, node);
 	thread->node_depth++;
 	if (__builtin_expect(nodes_layout(&nodes) == NODES_GIVEN_UP, 0)) {
 		static uint8_t once;
@@ -427,8 +533,10 @@ void hook_module_enter(uint32_t module, bool root, bool grad, bool training)
 		flags |= RECORD_F_ROOT | (grad ? RECORD_F_GRAD : 0) | (training ? RECORD_F_TRAINING : 0);
 	if (root && grad)
 		thread->forward_told = true;
+	if (root)
+		follow_operations();
 	thread->module_depth++;
-	if (push(thread, module, 0))
+	if (push(thread, module, 0, NULL))
 		tell(thread, RECORD_MODULE_ENTER, flags, module, 0);
 	else if (hook_state_now() == HOOK_UP)
 		atomic64_add_relaxed(&hook.emitter.ring->lost[LOST_DEEP], 1);
@@ -460,6 +568,7 @@ void hook_optimizer_begin(uint32_t optimizer)
 {
 	struct thread_state *thread = &this_thread;
 
+	follow_operations();
 	if (thread->optimizer_depth < HOOK_MAX_OPTIMIZERS)
 		thread->optimizers[thread->optimizer_depth] = optimizer;
 	thread->optimizer_depth++;
@@ -533,6 +642,7 @@ bool hook_wants_stacks(void)
 void hook_stacks_start(const struct frames_layout *layout, const char *folder)
 {
 	stacks_start(&stacks, layout, folder);
+	follow_operations();
 }
 
 /* ---- manual marks (nnmem.h) */

@@ -31,6 +31,7 @@ struct hook {
 	                  */
 	bool record_cpu; /* NNMEM_CPU */
 	bool python_stacks; /* NNMEM_STACKS */
+	bool operations;    /* NNMEM_STACKS is not `off` */
 	struct forward_table forward;
 	void *(*thread_state)(void); /* PyGILState_GetThisThreadState, or NULL: no Python here */
 	int (*python_is_up)(void);   /* Py_IsInitialized, or NULL */
@@ -44,9 +45,13 @@ extern struct hook hook;
 #define HOOK_MAX_OPTIMIZERS 8
 
 struct hook_scope {
-	uint32_t module;   /* 0: none */
-	uint32_t nr_nodes; /* thread's nr_nodes when it began */
-	uint32_t stack;    /* a node's: the stack that made it; 0: the thread's own counts */
+	uint32_t module;          /* 0: none */
+	uint32_t nr_nodes;        /* thread's nr_nodes when it began */
+	uint32_t stack;           /* a node's: the stack that made it; 0: the thread's own counts */
+	uint16_t operation_depth; /* thread's when it began, and its base */
+	uint16_t operation_base;
+	const void *node;      /* NULL: a module call */
+	const void *operation; /* thread's when it began */
 };
 
 struct thread_state {
@@ -57,11 +62,18 @@ struct thread_state {
 	bool forward_told; /* a root forward or RECORD_FORWARD came since the last backward or step() */
 	uint32_t backward_depth;
 	uint32_t optimizer_depth;
-	uint32_t node_depth;                      /* autograd nodes running, nested */
-	uint32_t depth;                           /* open scopes; those from HOOK_MAX_DEPTH on have no entry */
-	uint32_t module_depth;                    /* module calls among them */
-	uint32_t nr_nodes;                        /* autograd nodes made; wraps */
-	uint32_t nr_nodes_reported;               /* nr_nodes at the last report */
+	uint32_t node_depth;        /* autograd nodes running, nested */
+	uint32_t depth;             /* open scopes; those from HOOK_MAX_DEPTH on have no entry */
+	uint32_t module_depth;      /* module calls among them */
+	uint32_t nr_nodes;          /* autograd nodes made; wraps */
+	uint32_t nr_nodes_reported; /* nr_nodes at the last report */
+	/*
+	 * The outermost operator that runs in the innermost scope (at::RecordFunction), as far as operators are told, and how
+	 * many are open there: it is what the user's code, or the node, called.
+	 */
+	const void *operation;
+	uint16_t operation_depth;
+	uint16_t operation_base;                  /* open below it: what the engine tells around a node for a profiler */
 	uint64_t torch_thread;                    /* as PyTorch counts threads, + 1; 0: not asked yet */
 	uint64_t works_for;                       /* worker: the caller whose nodes it ran last, RECORD_NO_THREAD: nobody's */
 	struct nodes_origin last_node;            /* of the node that ended last */

@@ -98,6 +98,7 @@ static bool take_stacks(const char *value)
 		return false;
 	settings.native_stacks = native || both;
 	hook.python_stacks = both || !strcmp(value, "python");
+	hook.operations = strcmp(value, "off") != 0;
 	return true;
 }
 

@@ -1,4 +1,4 @@
-/* Python stacks as numbers: see stacks.h. */
+/* Stacks as numbers: see stacks.h. */
 #include "hook/stacks.h"
 
 #include <string.h>
@@ -73,13 +73,14 @@ static bool is_internal(const struct stacks *stacks, const char *file)
 	return begins_with(file, stacks->folder) || begins_with(file, "<frozen ") || strcmp(file, "<nnmem>") == 0;
 }
 
-/* The frame of @line in the file and function of @text (joined by a NUL), defined.  0: no room, now or at all. */
-static uint32_t frame_by_content(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *text,
-                                 uint32_t bytes, uint32_t line, bool internal)
+/* The frame with @hash of what @text (file and function, joined by a NUL), @line and @flags say, defined.  0: no room. */
+static uint32_t frame_by_hash(struct stacks *stacks, struct emitter *emitter, uint32_t number, uint64_t hash, const char *text,
+                              uint32_t bytes, uint32_t line, uint8_t flags)
 {
-	uint64_t hash = hash_text(mix(line + 1), text, bytes) >> 1, word;
+	uint64_t word;
 	uint32_t index;
 
+	hash >>= 1;
 	hash += !hash;
 	index = find_or_claim(stacks->frames, STACKS_FRAMES, hash, &word);
 	if (index == STACKS_FRAMES) {
@@ -89,18 +90,25 @@ static uint32_t frame_by_content(struct stacks *stacks, struct emitter *emitter,
 	if (!(word & 1)) {
 		const struct record record = {
 		        .kind = RECORD_DEF_FRAME,
-		        .flags = internal ? RECORD_F_INTERNAL : 0,
+		        .flags = flags,
 		        .thread = number,
 		        .scope = index + 1,
 		        .a = line,
 		};
 
-		__atomic_store_n(&stacks->internal[index], internal, __ATOMIC_RELAXED);
+		__atomic_store_n(&stacks->flags[index], flags, __ATOMIC_RELAXED);
 		if (!emit_record_text(emitter, &record, text, bytes))
 			return 0;
 		atomic64_store_release(&stacks->frames[index], hash << 1 | 1);
 	}
 	return index + 1;
+}
+
+static uint32_t frame_by_content(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *text,
+                                 uint32_t bytes, uint32_t line, bool internal)
+{
+	return frame_by_hash(stacks, emitter, number, hash_text(mix(line + 1), text, bytes), text, bytes, line,
+	                     internal ? RECORD_F_INTERNAL : 0);
 }
 
 static __attribute__((noinline)) uint32_t frame_of_code(struct stacks *stacks, struct emitter *emitter, uint32_t number,
@@ -134,18 +142,27 @@ static inline uint32_t frame_of(struct stacks *stacks, struct emitter *emitter, 
 
 /* ---- stacks */
 
+/* The innermost frame of @stack; 0 of none. */
+static uint32_t frame_of_stack(const struct stacks *stacks, uint32_t stack)
+{
+	return stack ? (uint32_t)(atomic64_load_relaxed(&stacks->stacks[stack - 1]) >> 1) & ((1u << STACKS_FRAME_BITS) - 1) : 0;
+}
+
 static __attribute__((noinline)) bool define_stack(struct stacks *stacks, struct emitter *emitter, uint32_t number,
                                                    uint32_t index, uint32_t parent, uint32_t frame)
 {
-	bool internal = __atomic_load_n(&stacks->internal[frame - 1], __ATOMIC_RELAXED);
+	uint8_t flags = __atomic_load_n(&stacks->flags[frame - 1], __ATOMIC_RELAXED);
+	bool internal = flags & (RECORD_F_INTERNAL | RECORD_F_OPERATION);
 	uint32_t shown = !internal ? frame : parent ? atomic32_load_relaxed(&stacks->shown[parent - 1]) : 0;
+	uint32_t innermost = flags & RECORD_F_OPERATION ? frame_of_stack(stacks, parent) : frame;
 	const struct record record = {
 	        .kind = RECORD_DEF_STACK,
 	        .thread = number,
 	        .stack = index + 1,
 	        .scope = frame,
+	        .address = flags & RECORD_F_OPERATION ? frame : 0,
 	        .a = parent,
-	        .b = shown ? shown : frame,
+	        .b = shown ? shown : innermost,
 	};
 
 	atomic32_store_relaxed(&stacks->shown[index], shown);
@@ -192,4 +209,39 @@ uint32_t stacks_capture(struct stacks *stacks, struct emitter *emitter, uint32_t
 			return 0;
 	}
 	return stack;
+}
+
+/* ---- operations */
+
+/* Eight bytes at a time: operators are asked for at every allocation. */
+static uint64_t hash_name(const char *name, size_t length, bool mangled)
+{
+	uint64_t hash = length * 2 + mangled + 1, word;
+
+	for (; length >= sizeof(word); name += sizeof(word), length -= sizeof(word)) {
+		memcpy(&word, name, sizeof(word));
+		hash = (hash ^ word) * UINT64_C(0x9e3779b97f4a7c15);
+		hash ^= hash >> 32;
+	}
+	word = 0;
+	memcpy(&word, name, length);
+	return mix(hash ^ word);
+}
+
+uint32_t stacks_operation(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *name, bool mangled)
+{
+	char text[1 + STACKS_NAME_MAX];
+	size_t length = strnlen(name, STACKS_NAME_MAX);
+
+	text[0] = '\0'; /* the file's name */
+	memcpy(text + 1, name, length);
+	return frame_by_hash(stacks, emitter, number, hash_name(name, length, mangled), text, (uint32_t)length + 1, 0,
+	                     RECORD_F_OPERATION | (mangled ? RECORD_F_MANGLED : 0));
+}
+
+uint32_t stacks_on(struct stacks *stacks, struct emitter *emitter, uint32_t number, uint32_t stack, uint32_t frame)
+{
+	uint32_t found = stack_of(stacks, emitter, number, stack, frame);
+
+	return found ? found : stack;
 }

@@ -1,11 +1,12 @@
 /*
- * Python stacks as numbers: what a thread is executing, sent once in words and from then on by id.
+ * Stacks as numbers: what a thread is executing, sent once in words and from then on by id.  Python frames, and on top of
+ * them at most one operation: an operator or the class of a node.
  *
  * Data model.  Four tables of fixed size, process-wide, lock-free, never shrinking:
  * - `seen`: (code object, its proof, offset) -> frame id.  A cache: an entry is overwritten by the next that falls on it,
  *   so code objects may come and go without end.
- * - `frames`: a frame is a file, a function and a line; its id is its place in the table, from 1.  By content, so that the
- *   same source compiled a thousand times is one frame.
+ * - `frames`: a frame is a file, a function and a line, or the name of an operation; its id is its place in the table, from
+ *   1.  By content, so that the same source compiled a thousand times is one frame.
  * - `stacks`: a prefix tree; a stack is (the stack below, one more frame), its id its place, from 1; 0: no stack.
  * - `shown`: for each stack the frame to show for it: the innermost that is the user's own.
  * Each entry of `frames` and `stacks` says whether its definition was written; whoever meets one that was not, writes it
@@ -35,9 +36,9 @@ struct stacks {
 	uint64_t frames[STACKS_FRAMES]; /* 63 bits of the content's hash, and whether it was defined */
 	uint64_t stacks[STACKS_STACKS]; /* parent and frame, and whether it was defined */
 	uint32_t shown[STACKS_STACKS];
-	uint8_t internal[STACKS_FRAMES]; /* frames of PyTorch, of the import machinery and of our own */
-	uint32_t is_on;                  /* atomic; release: layout and folder are set */
-	uint32_t is_full;                /* atomic: a table was full: stacks were cut */
+	uint8_t flags[STACKS_FRAMES]; /* of its definition: RECORD_F_INTERNAL, RECORD_F_OPERATION */
+	uint32_t is_on;               /* atomic; release: layout and folder are set */
+	uint32_t is_full;             /* atomic: a table was full: stacks were cut */
 	struct frames_layout layout;
 	char folder[STACKS_FOLDER_MAX]; /* PyTorch's, with a slash at the end */
 };
@@ -55,5 +56,13 @@ static inline bool stacks_are_on(const struct stacks *stacks)
  * Definitions that are needed are written to @emitter in the name of thread number @number.
  */
 uint32_t stacks_capture(struct stacks *stacks, struct emitter *emitter, uint32_t number, const void *thread);
+
+/*
+ * The frame of the operation @name (cut at STACKS_NAME_MAX bytes); @mangled: as C++ does.  0: no room.  And the stack of
+ * @frame on top of @stack: @stack itself when there is no room.  Both work without stacks_start().
+ */
+#define STACKS_NAME_MAX 255u
+uint32_t stacks_operation(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *name, bool mangled);
+uint32_t stacks_on(struct stacks *stacks, struct emitter *emitter, uint32_t number, uint32_t stack, uint32_t frame);
 
 #endif

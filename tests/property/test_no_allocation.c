@@ -3,7 +3,9 @@
  * allocation and mapping.  Never built with sanitizers: they replace malloc too.
  */
 #define _GNU_SOURCE
+#include "hook/api.h"
 #include "hook/hook_internal.h"
+#include "hook/operations.h"
 #include "hook/process.h"
 
 #include <errno.h>
@@ -76,6 +78,50 @@ uint64_t hook_torch_thread(void)
 	return 1;
 }
 
+/* PyTorch, as far as it tells operators. */
+static struct api_callback callback;
+
+static uint64_t fake_add_callback(struct api_callback added)
+{
+	callback = added;
+	return 1;
+}
+
+static void fake_remove_callback(uint64_t handle)
+{
+}
+
+static const char *fake_function_name(const void *function)
+{
+	return function;
+}
+
+void *api_real(enum api api)
+{
+	switch (api) {
+	case API_add_callback:
+		return (void *)(uintptr_t)fake_add_callback;
+	case API_remove_callback:
+		return (void *)(uintptr_t)fake_remove_callback;
+	case API_function_name:
+		return (void *)(uintptr_t)fake_function_name;
+	default:
+		return NULL;
+	}
+}
+
+/* An operator runs, in which something is allocated. */
+static void operate(void)
+{
+	void *(*begin)(void **result, const void *function) = (void *(*)(void **, const void *))(uintptr_t)callback.start;
+	void (*end)(const void *function, void *context) = (void (*)(const void *, void *))(uintptr_t)callback.end;
+	void *context = &context;
+
+	begin(&context, "aten::conv2d");
+	hook_report((void *)0x3000, 64, 64, 0, RECORD_DEVICE_CPU, false);
+	end("aten::conv2d", context);
+}
+
 static uint64_t now_ns = 1;
 
 static uint64_t fake_now(void)
@@ -140,7 +186,11 @@ static void start_python(void)
 
 static void everything(struct forward_table *table)
 {
-	uint64_t node[NODES_WORDS] = {0, 1, 5, 0, 0, 1};
+	/* A class as type_info has it, and a PyNode, whose object is looked for. */
+	const char *types[2][2] = {{NULL, "N5torch8autograd9generated3FooE"}, {NULL, "N5torch8autograd6PyNodeE"}};
+	const void *vtables[2][2] = {{types[0], NULL}, {types[1], NULL}};
+	uint64_t node[NODES_WORDS] = {(uintptr_t)&vtables[0][1], 1, 5, 0, 0, 1};
+	uint64_t python_node[64] = {(uintptr_t)&vtables[1][1]};
 	struct forward_report report = {.address = 0x1000, .size_bytes = 64, .total_bytes = 64};
 	uint8_t once = 0;
 
@@ -158,7 +208,14 @@ static void everything(struct forward_table *table)
 	hook_graph_task(&node);
 	hook_node_begin(&node, node);
 	hook_report((void *)0x1000, -64, 0, 0, RECORD_DEVICE_CPU, false);
+	hook_report((void *)0x2000, 64, 0, 0, RECORD_DEVICE_CPU, false);
+	operate();
 	hook_node_end();
+	hook_node_begin(&node, python_node);
+	hook_report((void *)0x2000, 64, 0, 0, RECORD_DEVICE_CPU, false);
+	operate();
+	hook_node_end();
+	operations_unwant();
 	hook_backward_end();
 	hook_optimizer_begin(1);
 	hook_optimizer_end();
@@ -195,6 +252,7 @@ int main(void)
 	ring_format(ring, CAPACITY, 0, 0);
 	page.state = HOOK_UP;
 	hook.page = &page;
+	hook.operations = true;
 	hook.emitter.ring = ring;
 	hook.emitter.env = &fake_env;
 	start_python();

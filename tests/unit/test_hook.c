@@ -47,6 +47,37 @@ uint64_t hook_torch_thread(void)
 	return torch_says_threads ? __atomic_add_fetch(&torch_thread, 1, __ATOMIC_RELAXED) : UINT64_MAX;
 }
 
+/* PyTorch's side of operations: a function is its name, a node's class is set below. */
+static bool are_told;
+static struct operation_class class_now;
+static const void *asked_node;
+
+void operations_want(void)
+{
+	are_told = true;
+}
+
+void operations_unwant(void)
+{
+	are_told = false;
+}
+
+bool operations_are_told(void)
+{
+	return are_told;
+}
+
+const char *operation_name(const void *function)
+{
+	return function;
+}
+
+struct operation_class operation_class_of(const void *node)
+{
+	asked_node = node;
+	return class_now;
+}
+
 static uint64_t fake_now(void)
 {
 	void (*call)(void) = in_the_middle;
@@ -90,6 +121,8 @@ static int set_up(void **state)
 	nr_starts = 0;
 	start_succeeds = true;
 	in_the_middle = NULL;
+	are_told = false;
+	class_now = (struct operation_class){0};
 	return 0;
 }
 
@@ -109,8 +142,12 @@ static size_t read_records(bool all)
 	while (ring_reader_next(reader, 1, &item) > 0) {
 		if (!all && item.record.kind == RECORD_DEF_THREAD)
 			continue;
-		if (item.text && nr_texts < 64)
-			strncpy(texts[nr_texts++], item.text, 127);
+		if (item.text && nr_texts < 64) {
+			size_t length = item.record.stack < 127 ? item.record.stack : 127;
+
+			memset(texts[nr_texts], 0, sizeof(texts[nr_texts]));
+			memcpy(texts[nr_texts++], item.text, length);
+		}
 		seen[nr_seen++] = item.record;
 	}
 	ring_reader_release(reader);
@@ -575,6 +612,197 @@ static void test_node_made_when_not_recording_yet_then_nothing_is_started(void *
 	python = NULL;
 }
 
+/* What the stack of record @index names as its operation, or "". */
+static const char *operation_of(size_t nr, size_t index)
+{
+	uint64_t frame = 0;
+	size_t nr_text = 0;
+
+	for (size_t i = 0; i < nr && seen[index].stack; i++)
+		if (seen[i].kind == RECORD_DEF_STACK && seen[i].stack == seen[index].stack)
+			frame = seen[i].address;
+	for (size_t i = 0; i < nr && frame; i++) {
+		if (seen[i].kind == RECORD_DEF_FRAME && seen[i].scope == frame) {
+			assert_true(seen[i].flags & RECORD_F_OPERATION);
+			return texts[nr_text] + 1; /* behind the file's name, which is empty */
+		}
+		nr_text += record_has_text(seen[i].kind);
+	}
+	return "";
+}
+
+static void check_operations(const char *const wanted[], size_t nr_wanted)
+{
+	size_t nr = read_records(false), nr_reports = 0;
+
+	for (size_t i = 0; i < nr; i++) {
+		if (seen[i].kind != RECORD_ALLOC && seen[i].kind != RECORD_OOM)
+			continue;
+		assert_true(nr_reports < nr_wanted);
+		assert_string_equal(operation_of(nr, i), wanted[nr_reports++]);
+	}
+	assert_int_equal(nr_reports, nr_wanted);
+}
+
+static void test_report_when_operators_nest_then_the_outermost_of_the_scope(void **state)
+{
+	hook.operations = true;
+	report(0x1000, 64);
+	hook_operation_begin("aten::conv2d");
+	report(0x1000, 64);
+	hook_operation_begin("aten::empty");
+	hook_report_oom(64, 1, 2, CPU);
+	hook_operation_end();
+	hook_module_enter(3, true, true, true); /* an operator that is Python calls a module */
+	report(0x1000, 64);
+	hook_operation_begin("aten::relu");
+	report(0x1000, 64);
+	hook_operation_end();
+	hook_module_leave();
+	report(0x1000, 64);
+	hook_operation_end();
+	report(0x1000, 64);
+	hook_operation_end(); /* one that began before they were told */
+	hook_operation_begin("aten::add");
+	report(0x1000, 64);
+	check_operations((const char *[]){"", "aten::conv2d", "aten::conv2d", "", "aten::relu", "aten::conv2d", "", "aten::add"},
+	                 8);
+}
+
+static void test_report_when_in_a_node_then_its_class_unless_it_is_python(void **state)
+{
+	struct fake_node backward = node(10, 1), python_node = node(11, 1);
+
+	hook.operations = true;
+	hook_backward_begin(true, false);
+	class_now = (struct operation_class){.name = "6MyNode"};
+	hook_operation_begin("aten::outside");
+	hook_node_begin(NULL, &backward);
+	report(0x1000, 64);
+	assert_ptr_equal(asked_node, &backward);
+	hook_operation_begin("aten::mul");
+	report(0x1000, 64);
+	hook_operation_end();
+	hook_module_enter(3, true, true, true); /* recomputed */
+	hook_operation_begin("aten::mm");
+	report(0x1000, 64);
+	hook_operation_end();
+	hook_module_leave();
+	hook_node_end();
+	report(0x1000, 64);
+	class_now = (struct operation_class){.name = "FooBackward", .is_python = true};
+	hook_node_begin(NULL, &python_node);
+	report(0x1000, 64);
+	hook_operation_begin("autograd::engine::evaluate_function: FooBackward"); /* for a profiler */
+	report(0x1000, 64);
+	hook_operation_begin("aten::mul");
+	report(0x1000, 64);
+	class_now = (struct operation_class){0}; /* not to be had */
+	report(0x1000, 64);
+	hook_operation_end();
+	report(0x1000, 64);
+	hook_operation_end();
+	hook_operation_begin("aten::add");
+	report(0x1000, 64);
+	check_operations((const char *[]){"6MyNode", "6MyNode", "aten::mm", "aten::outside", "FooBackward", "FooBackward",
+	                                  "aten::mul", "aten::mul", "", "aten::add"},
+	                 10);
+}
+
+static void test_report_when_in_a_node_then_only_cpp_names_are_mangled(void **state)
+{
+	struct fake_node backward = node(10, 1);
+
+	hook.operations = true;
+	class_now = (struct operation_class){.name = "6MyNode"};
+	hook_node_begin(NULL, &backward);
+	report(0x1000, 64);
+	class_now.is_python = true;
+	report(0x1000, 64);
+	read_records(false);
+	for (size_t i = 0, nr = 0; i < nr_seen; i++)
+		if (seen[i].kind == RECORD_DEF_FRAME)
+			assert_int_equal(seen[i].flags, RECORD_F_OPERATION | (nr++ == 0 ? RECORD_F_MANGLED : 0));
+}
+
+static void test_report_when_there_is_python_too_then_the_operation_lies_on_it(void **state)
+{
+	size_t nr, stack = 0;
+
+	hook.operations = true;
+	start_stacks();
+	at_line(10);
+	hook_operation_begin("aten::conv2d");
+	report(0x1000, 64);
+	hook_operation_end();
+	report(0x1000, 64);
+	nr = read_records(false);
+	for (size_t i = 0; i < nr; i++)
+		if (seen[i].kind == RECORD_DEF_STACK && seen[i].address)
+			stack = i;
+	assert_int_equal(seen[stack].scope, seen[stack].address);
+	assert_int_equal(seen[stack].a, seen[nr - 1].stack);
+	assert_int_equal(seen[stack].b, seen[stack - 2].scope); /* the line is still shown */
+	assert_int_equal(seen[stack - 2].kind, RECORD_DEF_STACK);
+	free(python);
+	python = NULL;
+}
+
+static void test_operations_when_not_asked_for_then_none_and_nobody_tells(void **state)
+{
+	struct fake_node backward = node(10, 1);
+
+	hook_module_enter(3, true, true, true);
+	class_now = (struct operation_class){.name = "6MyNode"};
+	hook_node_begin(NULL, &backward);
+	report(0x1000, 64);
+	assert_false(are_told);
+	check_operations((const char *[]){""}, 1);
+}
+
+static void test_operations_when_the_recorder_knows_them_then_told_no_more(void **state)
+{
+	hook.operations = true;
+	hook_optimizer_begin(1);
+	assert_true(are_told);
+	report(0x1000, 64);
+	ring->operations_known = 1;
+	hook_optimizer_end();
+	assert_true(are_told); /* until an operator runs */
+	hook_operation_begin("aten::mul");
+	assert_false(are_told);
+	hook_backward_begin(true, false);
+	hook_module_enter(1, true, true, true);
+	hook_optimizer_begin(1);
+	assert_false(are_told);
+	report(0x1000, 64);
+	ring->operations_known = 0;
+	hook_module_enter(1, false, true, true);
+	assert_false(are_told);
+	hook_module_enter(1, true, true, true);
+	assert_true(are_told);
+	are_told = false;
+	hook_backward_begin(true, false);
+	assert_true(are_told);
+	read_records(false);
+	assert_int_equal(seen[1].flags & RECORD_F_TOLD, RECORD_F_TOLD);
+	for (size_t i = 2, nr = 0; i < nr_seen; i++)
+		if (seen[i].kind == RECORD_ALLOC && nr++ == 0)
+			assert_int_equal(seen[i].flags & RECORD_F_TOLD, 0);
+}
+
+static void test_operations_when_nothing_is_recorded_then_nobody_is_asked(void **state)
+{
+	hook.operations = true;
+	page.state = HOOK_DRAINING;
+	hook_backward_begin(true, false);
+	assert_false(are_told);
+	are_told = true; /* a forked child: page is zero, and the lock that this takes may be held */
+	page = (struct hook_page){0};
+	hook_operation_begin("aten::mul");
+	assert_true(are_told);
+}
+
 static void test_report_when_stacks_are_too_many_then_noted_once(void **state)
 {
 	start_stacks();
@@ -824,6 +1052,13 @@ int main(void)
 	        TEST(test_report_when_python_runs_then_with_its_stack),
 	        TEST(test_report_when_in_a_node_then_with_the_stack_that_made_it),
 	        TEST(test_node_made_when_not_recording_yet_then_nothing_is_started),
+	        TEST(test_report_when_operators_nest_then_the_outermost_of_the_scope),
+	        TEST(test_report_when_in_a_node_then_its_class_unless_it_is_python),
+	        TEST(test_report_when_in_a_node_then_only_cpp_names_are_mangled),
+	        TEST(test_report_when_there_is_python_too_then_the_operation_lies_on_it),
+	        TEST(test_operations_when_not_asked_for_then_none_and_nobody_tells),
+	        TEST(test_operations_when_the_recorder_knows_them_then_told_no_more),
+	        TEST(test_operations_when_nothing_is_recorded_then_nobody_is_asked),
 	        TEST(test_report_when_stacks_are_too_many_then_noted_once),
 	        TEST(test_report_when_a_node_was_made_then_the_first_one_after_it_says_so),
 	        TEST(test_node_made_when_outside_everything_then_forward_once_until_backward),
