@@ -823,9 +823,10 @@ def compare_stacks():
     """Let what the hook reads of frames be compared: of this import and of a nest of unlike frames."""
 
     def innermost(folder):
-        check_stacks(facts_of(sys._getframe()), folder)
+        check_stacks(facts_of(sys._getframe()), folder, library)
 
     try:
+        library = getattr(sys.modules.get("os"), "__file__", "").rpartition("/")[0]
         for _ in (innermost(folder) for folder in torch.__path__[:1]):
             pass
     except Exception as error:

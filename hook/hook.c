@@ -639,9 +639,9 @@ bool hook_wants_stacks(void)
 	return hook.python_stacks;
 }
 
-void hook_stacks_start(const struct frames_layout *layout, const char *folder)
+void hook_stacks_start(const struct frames_layout *layout, const char *torch, const char *library)
 {
-	stacks_start(&stacks, layout, folder);
+	stacks_start(&stacks, layout, torch, library);
 	follow_operations();
 }
 

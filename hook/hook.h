@@ -83,11 +83,11 @@ void hook_note(uint8_t *once, enum record_severity severity, const char *format,
 
 /*
  * Whether Python stacks are wanted (NNMEM_STACKS), and that they can be had: @layout was checked in this interpreter.
- * @folder: where PyTorch lies, whose frames are not the user's.
+ * @torch, @library: the folders of PyTorch and of Python's own library, whose frames are not the user's; "": not known.
  */
 bool hook_wants_stacks(void);
 struct frames_layout;
-void hook_stacks_start(const struct frames_layout *layout, const char *folder);
+void hook_stacks_start(const struct frames_layout *layout, const char *torch, const char *library);
 
 /* A manual mark of nnmem.h: RECORD_MARK_*. */
 void hook_mark(enum record_kind kind, unsigned phase);

@@ -498,22 +498,30 @@ static bool take_fact(PyObject *tuple, struct frames_fact *ret)
 	return true;
 }
 
+/* A str of @arguments as UTF-8, which lives as long as they; NULL with an error set. */
+static const char *folder_at(PyObject *arguments, Py_ssize_t index)
+{
+	PyObject *folder = py.PyTuple_GetItem(arguments, index);
+
+	return folder ? py.PyUnicode_AsUTF8AndSize(folder, NULL) : NULL;
+}
+
 /*
- * check_stacks(facts, folder): the frames of this thread, innermost first, each (id(code), id(file), id(function),
- * id(line table), first line, line, file, function), at most FRAMES_MAX; where PyTorch lies.  What frames.h reads must be
- * the same; then there are stacks.
+ * check_stacks(facts, torch, library): the frames of this thread, innermost first, each (id(code), id(file), id(function),
+ * id(line table), first line, line, file, function), at most FRAMES_MAX; where PyTorch and Python's library lie.  What frames.h
+ * reads must be the same; then there are stacks.
  */
 static PyObject *adapter_check_stacks(PyObject *self, PyObject *arguments)
 {
 	static uint8_t once;
 	static struct frames_fact facts[FRAMES_MAX];
-	PyObject *list = py.PyTuple_GetItem(arguments, 0), *folder = py.PyTuple_GetItem(arguments, 1);
+	PyObject *list = py.PyTuple_GetItem(arguments, 0);
 	Py_ssize_t nr = list ? py.PyTuple_Size(list) : -1;
-	const char *path = folder ? py.PyUnicode_AsUTF8AndSize(folder, NULL) : NULL;
+	const char *torch = folder_at(arguments, 1), *library = torch ? folder_at(arguments, 2) : NULL;
 	struct frames_layout layout;
 	void *(*thread_state)(void);
 
-	if (!path || nr < 0)
+	if (!library || nr < 0)
 		return NULL;
 	if (!hook_wants_stacks())
 		return none();
@@ -529,7 +537,7 @@ static PyObject *adapter_check_stacks(PyObject *self, PyObject *arguments)
 		hook_note(&once, RECORD_SEVERITY_DEGRADED,
 		          "no Python stacks: this Python's frames do not read as those of 3.%u do elsewhere", python_minor());
 	else
-		hook_stacks_start(&layout, path);
+		hook_stacks_start(&layout, torch, library);
 	return none();
 }
 

@@ -18,16 +18,22 @@ static uint64_t mix(uint64_t x)
 	return x ^ (x >> 31);
 }
 
-void stacks_start(struct stacks *stacks, const struct frames_layout *layout, const char *folder)
+static void set_folder(char ret[STACKS_FOLDER_MAX], const char *folder)
 {
 	size_t length = strnlen(folder, STACKS_FOLDER_MAX - 2);
 
+	memcpy(ret, folder, length);
+	ret[length] = '/';
+	ret[length + 1] = '\0';
+}
+
+void stacks_start(struct stacks *stacks, const struct frames_layout *layout, const char *torch, const char *library)
+{
 	if (stacks_are_on(stacks))
 		return;
 	stacks->layout = *layout;
-	memcpy(stacks->folder, folder, length);
-	stacks->folder[length] = '/';
-	stacks->folder[length + 1] = '\0';
+	set_folder(stacks->torch, torch);
+	set_folder(stacks->library, library);
 	/* Release pairs with stacks_are_on(). */
 	atomic32_store_release(&stacks->is_on, 1);
 }
@@ -68,9 +74,25 @@ static bool begins_with(const char *text, const char *beginning)
 	return strncmp(text, beginning, strlen(beginning)) == 0;
 }
 
-static bool is_internal(const struct stacks *stacks, const char *file)
+/*
+ * Whose code a frame is of, the user's last.  The frame to show for a stack is the innermost of the highest kind that is in
+ * it: what a package that is installed calls stands for the user's own code only where there is none.
+ */
+enum origin { ORIGIN_LIBRARY = 0, ORIGIN_PACKAGE = 1, ORIGIN_USER = 2 };
+
+/* In stacks->flags, above the flags of the record. */
+#define ORIGIN_SHIFT 6u
+#define FLAGS_MASK   ((1u << ORIGIN_SHIFT) - 1)
+
+static enum origin origin_of(const struct stacks *stacks, const char *file)
 {
-	return begins_with(file, stacks->folder) || begins_with(file, "<frozen ") || strcmp(file, "<nnmem>") == 0;
+	/* PyTorch's, the import machinery's, our own, and what torch.fx and torch.compile write. */
+	if (begins_with(file, stacks->torch) || begins_with(file, "<frozen ") || !strcmp(file, "<nnmem>") ||
+	    begins_with(file, "<eval_with_key>") || strstr(file, "/torchinductor_"))
+		return ORIGIN_LIBRARY;
+	if (strstr(file, "/site-packages/") || strstr(file, "/dist-packages/"))
+		return ORIGIN_PACKAGE;
+	return stacks->library[1] && begins_with(file, stacks->library) ? ORIGIN_LIBRARY : ORIGIN_USER;
 }
 
 /* The frame with @hash of what @text (file and function, joined by a NUL), @line and @flags say, defined.  0: no room. */
@@ -90,7 +112,7 @@ static uint32_t frame_by_hash(struct stacks *stacks, struct emitter *emitter, ui
 	if (!(word & 1)) {
 		const struct record record = {
 		        .kind = RECORD_DEF_FRAME,
-		        .flags = flags,
+		        .flags = flags & FLAGS_MASK,
 		        .thread = number,
 		        .scope = index + 1,
 		        .a = line,
@@ -105,10 +127,10 @@ static uint32_t frame_by_hash(struct stacks *stacks, struct emitter *emitter, ui
 }
 
 static uint32_t frame_by_content(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *text,
-                                 uint32_t bytes, uint32_t line, bool internal)
+                                 uint32_t bytes, uint32_t line, enum origin origin)
 {
 	return frame_by_hash(stacks, emitter, number, hash_text(mix(line + 1), text, bytes), text, bytes, line,
-	                     internal ? RECORD_F_INTERNAL : 0);
+	                     (uint8_t)(origin << ORIGIN_SHIFT | (origin == ORIGIN_USER ? 0 : RECORD_F_INTERNAL)));
 }
 
 static __attribute__((noinline)) uint32_t frame_of_code(struct stacks *stacks, struct emitter *emitter, uint32_t number,
@@ -119,7 +141,7 @@ static __attribute__((noinline)) uint32_t frame_of_code(struct stacks *stacks, s
 	size_t function = frames_function(&stacks->layout, mark->code, text + file + 1, TEXT_ROOM);
 
 	return frame_by_content(stacks, emitter, number, text, (uint32_t)(file + 1 + function),
-	                        frames_line(&stacks->layout, mark), is_internal(stacks, text));
+	                        frames_line(&stacks->layout, mark), origin_of(stacks, text));
 }
 
 static inline uint32_t frame_of(struct stacks *stacks, struct emitter *emitter, uint32_t number, const struct frames_mark *mark)
@@ -142,27 +164,33 @@ static inline uint32_t frame_of(struct stacks *stacks, struct emitter *emitter, 
 
 /* ---- stacks */
 
-/* The innermost frame of @stack; 0 of none. */
-static uint32_t frame_of_stack(const struct stacks *stacks, uint32_t stack)
+static uint8_t flags_of_frame(const struct stacks *stacks, uint32_t frame)
 {
-	return stack ? (uint32_t)(atomic64_load_relaxed(&stacks->stacks[stack - 1]) >> 1) & ((1u << STACKS_FRAME_BITS) - 1) : 0;
+	return __atomic_load_n(&stacks->flags[frame - 1], __ATOMIC_RELAXED);
+}
+
+/* The frame to show for @frame on a stack for which @below is shown. */
+static uint32_t shown_of(const struct stacks *stacks, uint32_t below, uint32_t frame)
+{
+	uint8_t flags = flags_of_frame(stacks, frame);
+
+	if (flags & RECORD_F_OPERATION)
+		return below;
+	return below && flags >> ORIGIN_SHIFT < flags_of_frame(stacks, below) >> ORIGIN_SHIFT ? below : frame;
 }
 
 static __attribute__((noinline)) bool define_stack(struct stacks *stacks, struct emitter *emitter, uint32_t number,
                                                    uint32_t index, uint32_t parent, uint32_t frame)
 {
-	uint8_t flags = __atomic_load_n(&stacks->flags[frame - 1], __ATOMIC_RELAXED);
-	bool internal = flags & (RECORD_F_INTERNAL | RECORD_F_OPERATION);
-	uint32_t shown = !internal ? frame : parent ? atomic32_load_relaxed(&stacks->shown[parent - 1]) : 0;
-	uint32_t innermost = flags & RECORD_F_OPERATION ? frame_of_stack(stacks, parent) : frame;
+	uint32_t shown = shown_of(stacks, parent ? atomic32_load_relaxed(&stacks->shown[parent - 1]) : 0, frame);
 	const struct record record = {
 	        .kind = RECORD_DEF_STACK,
 	        .thread = number,
 	        .stack = index + 1,
 	        .scope = frame,
-	        .address = flags & RECORD_F_OPERATION ? frame : 0,
+	        .address = flags_of_frame(stacks, frame) & RECORD_F_OPERATION ? frame : 0,
 	        .a = parent,
-	        .b = shown ? shown : innermost,
+	        .b = shown,
 	};
 
 	atomic32_store_relaxed(&stacks->shown[index], shown);
@@ -197,7 +225,7 @@ uint32_t stacks_capture(struct stacks *stacks, struct emitter *emitter, uint32_t
 
 	nr = frames_walk(&stacks->layout, thread, marks, &cut);
 	if (cut) {
-		frame = frame_by_content(stacks, emitter, number, "\0" CUT_FUNCTION, sizeof(CUT_FUNCTION), 0, true);
+		frame = frame_by_content(stacks, emitter, number, "\0" CUT_FUNCTION, sizeof(CUT_FUNCTION), 0, ORIGIN_LIBRARY);
 		stack = frame ? stack_of(stacks, emitter, number, 0, frame) : 0;
 		if (!stack)
 			return 0;

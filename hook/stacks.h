@@ -8,7 +8,8 @@
  * - `frames`: a frame is a file, a function and a line, or the name of an operation; its id is its place in the table, from
  *   1.  By content, so that the same source compiled a thousand times is one frame.
  * - `stacks`: a prefix tree; a stack is (the stack below, one more frame), its id its place, from 1; 0: no stack.
- * - `shown`: for each stack the frame to show for it: the innermost that is the user's own.
+ * - `shown`: for each stack the frame to show for it: the innermost that is the user's own, else of a package that is
+ *   installed, else of PyTorch or of Python's library.
  * Each entry of `frames` and `stacks` says whether its definition was written; whoever meets one that was not, writes it
  * (again), so a definition always precedes its first use in the ring, and none is lost for good.
  *
@@ -36,15 +37,18 @@ struct stacks {
 	uint64_t frames[STACKS_FRAMES]; /* 63 bits of the content's hash, and whether it was defined */
 	uint64_t stacks[STACKS_STACKS]; /* parent and frame, and whether it was defined */
 	uint32_t shown[STACKS_STACKS];
-	uint8_t flags[STACKS_FRAMES]; /* of its definition: RECORD_F_INTERNAL, RECORD_F_OPERATION */
+	uint8_t flags[STACKS_FRAMES]; /* of its definition, and above them whose code it is */
 	uint32_t is_on;               /* atomic; release: layout and folder are set */
 	uint32_t is_full;             /* atomic: a table was full: stacks were cut */
 	struct frames_layout layout;
-	char folder[STACKS_FOLDER_MAX]; /* PyTorch's, with a slash at the end */
+	char torch[STACKS_FOLDER_MAX], library[STACKS_FOLDER_MAX]; /* folders, with a slash at the end */
 };
 
-/* From now on there are stacks, by @layout, which frames_check() approved; @folder: PyTorch's, cut when too long.  Once. */
-void stacks_start(struct stacks *stacks, const struct frames_layout *layout, const char *folder);
+/*
+ * From now on there are stacks, by @layout, which frames_check() approved; @torch, @library: the folders of PyTorch and of
+ * Python's own library, cut when too long; "": not known.  Once.
+ */
+void stacks_start(struct stacks *stacks, const struct frames_layout *layout, const char *torch, const char *library);
 
 static inline bool stacks_are_on(const struct stacks *stacks)
 {

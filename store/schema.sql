@@ -96,7 +96,7 @@ CREATE TABLE frame (
 	file TEXT NOT NULL,             -- source file; of compiled code, where its source is not known, the object's
 	function TEXT NOT NULL,         -- operation: an operator (`aten::conv2d`) or a node's class (`ConvolutionBackward0`)
 	line INTEGER NOT NULL,          -- 0 not known
-	internal INTEGER NOT NULL,      -- 1: PyTorch's, the import machinery's or our own, not the user's
+	internal INTEGER NOT NULL,      -- 1: PyTorch's, an installed package's, Python's own or ours, not the user's
 	build_id TEXT,                  -- compiled code: of the object, in hexadecimal digits
 	offset INTEGER                  -- compiled code: where in the object's file
 );

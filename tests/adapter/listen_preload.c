@@ -143,10 +143,10 @@ bool hook_wants_stacks(void)
 	return true;
 }
 
-void hook_stacks_start(const struct frames_layout *layout, const char *folder)
+void hook_stacks_start(const struct frames_layout *layout, const char *torch, const char *library)
 {
 	if (getenv("LISTEN_STACKS"))
-		line("stacks %s\n", folder);
+		line("stacks %s\n", torch);
 }
 
 /* ---- PyTorch's reports, counted */

@@ -181,7 +181,7 @@ static void start_python(void)
 	point(python.code, layout.code_linetable, python.table);
 	hook.thread_state = fake_thread_state;
 	hook.python_is_up = fake_is_up;
-	hook_stacks_start(&layout, "/torch");
+	hook_stacks_start(&layout, "/torch", "/library");
 }
 
 static void everything(struct forward_table *table)

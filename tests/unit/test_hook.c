@@ -507,7 +507,7 @@ static void start_stacks(void)
 	python_is_up = 1;
 	hook.thread_state = fake_thread_state;
 	hook.python_is_up = fake_python_is_up;
-	hook_stacks_start(&python->layout, "/torch");
+	hook_stacks_start(&python->layout, "/torch", "/library");
 }
 
 /* The line that the stack of record @index was defined with; 0: it has none. */

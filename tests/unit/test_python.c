@@ -70,7 +70,7 @@ bool hook_wants_stacks(void)
 	return false;
 }
 
-void hook_stacks_start(const struct frames_layout *layout, const char *folder)
+void hook_stacks_start(const struct frames_layout *layout, const char *torch, const char *library)
 {
 }
 

@@ -131,7 +131,7 @@ static struct world *start(uint32_t nr)
 {
 	struct world *world = make_world(12, nr);
 
-	stacks_start(stacks, &world->layout, "/lib/torch");
+	stacks_start(stacks, &world->layout, "/lib/torch", "/usr/lib/python3");
 	return world;
 }
 
@@ -173,12 +173,19 @@ static void test_capture_when_no_frame_then_no_stack(void **state)
 
 static void test_capture_when_innermost_frames_are_not_the_users_then_another_is_shown(void **state)
 {
-	static const char *const internal[] = {"/lib/torch/nn/functional.py", "<frozen importlib._bootstrap>", "<nnmem>"};
+	static const char *const internal[] = {"/lib/torch/nn/functional.py",
+	                                       "<frozen importlib._bootstrap>",
+	                                       "<nnmem>",
+	                                       "/usr/lib/python3/contextlib.py",
+	                                       "<eval_with_key>.3",
+	                                       "/tmp/torchinductor_me/ab/cab.py",
+	                                       "/v/site-packages/pkg/a.py",
+	                                       "/usr/lib/python3/dist-packages/b.py"};
 	struct world *world = start(3), *user = make_world(12, 1), *library = make_world(12, 1);
 	uint32_t stack;
 
 	name_code(user, "/lib/torchvision/net.py", "Net.forward", 70);
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 8; i++) {
 		name_code(library, internal[i], "relu", 100);
 		run_code_of(world, 0, library, 1);
 		run_code_of(world, 1, user, 1);
@@ -195,6 +202,25 @@ static void test_capture_when_innermost_frames_are_not_the_users_then_another_is
 	}
 	free(world);
 	free(user);
+	free(library);
+}
+
+static void test_capture_when_no_frame_is_the_users_then_a_packages_is_shown(void **state)
+{
+	struct world *world = start(3), *package = make_world(12, 1), *library = make_world(12, 1);
+	uint32_t stack;
+
+	name_code(package, "/v/lib/python3/site-packages/trainer/loop.py", "fit", 70);
+	name_code(library, "/usr/lib/python3/runpy.py", "run", 100);
+	run_code_of(world, 0, library, 1);
+	run_code_of(world, 1, package, 1);
+	run_code_of(world, 2, library, 1);
+	stack = capture(world);
+	learn();
+	assert_true(frames[tree[stack].shown].internal);
+	assert_string_equal(frames[tree[stack].shown].function, "fit");
+	free(world);
+	free(package);
 	free(library);
 }
 
@@ -314,6 +340,7 @@ int main(void)
 	        TEST(test_capture_when_first_then_all_is_defined_and_when_again_then_nothing),
 	        TEST(test_capture_when_no_frame_then_no_stack),
 	        TEST(test_capture_when_innermost_frames_are_not_the_users_then_another_is_shown),
+	        TEST(test_capture_when_no_frame_is_the_users_then_a_packages_is_shown),
 	        TEST(test_capture_when_code_at_the_same_address_changes_then_another_stack),
 	        TEST(test_capture_when_the_same_source_is_elsewhere_then_the_same_stack),
 	        TEST(test_capture_when_deeper_than_is_kept_then_one_stack_for_all_depths),

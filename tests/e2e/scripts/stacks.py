@@ -3,6 +3,7 @@
 Leaves stacks.json: what Python itself says of one of the stacks.
 """
 
+import copy
 import json
 import sys
 import threading
@@ -110,6 +111,7 @@ def main():
     kept.append(recursion(1001, 2069))
     sorted([Things(), Things()])
     kept.append(torch.nn.functional.pad(torch.empty(2081), (1, 1)))  # at inside torch
+    kept.append(copy.deepcopy(torch.empty(2083 + 6)))  # at inside the library
     eval("kept.append(torch.empty(2087))")
     training()
     made_up()
