@@ -166,6 +166,13 @@ static struct nodes_origin origin_of_now(struct thread_state *thread)
 	return origin;
 }
 
+/* Inside hook_enter() only. */
+static void define_operation(struct thread_state *thread, const void *function)
+{
+	thread->operation = stacks_operation(&stacks, &hook.emitter, thread->number, operation_name(function), false);
+	thread->operation_not_defined = NULL;
+}
+
 /*
  * The operation that the innermost scope is at, as a frame; 0: not known.  In a node it is the node's class: that is known
  * in every step, and says which of the forward's operators it belongs to; where the node runs Python, it is the operator that
@@ -178,8 +185,12 @@ static uint32_t operation_of_now(struct thread_state *thread)
 
 	if (scope && scope->node && thread->depth <= HOOK_MAX_DEPTH)
 		class = operation_class_of(scope->node);
-	if (thread->operation && (!class.name || class.is_python))
-		class = (struct operation_class){.name = operation_name(thread->operation), .is_python = true};
+	if (!class.name || class.is_python) {
+		if (__builtin_expect(thread->operation_not_defined != NULL, 0))
+			define_operation(thread, thread->operation_not_defined);
+		if (thread->operation)
+			return thread->operation;
+	}
 	return class.name ? stacks_operation(&stacks, &hook.emitter, thread->number, class.name, !class.is_python) : 0;
 }
 
@@ -223,6 +234,26 @@ static bool is_told_by_engine(const struct thread_state *thread, const void *fun
 	return scope && scope->node && !strncmp(operation_name(function), engine, sizeof(engine) - 1);
 }
 
+/*
+ * Its name is kept as a frame, from now on: @function ends with the operator, and that may be told on another thread (a
+ * range that Python holds).
+ */
+static void begin_operation(struct thread_state *thread, const void *function)
+{
+	if (hook_state_now() != HOOK_UP || thread->busy || !hook_enter(thread)) {
+		thread->operation_not_defined = function;
+		return;
+	}
+	define_operation(thread, function);
+	hook_leave(thread);
+}
+
+static void end_operation(struct thread_state *thread)
+{
+	thread->operation = 0;
+	thread->operation_not_defined = NULL;
+}
+
 void hook_operation_begin(const void *function)
 {
 	struct thread_state *thread = &this_thread;
@@ -231,7 +262,7 @@ void hook_operation_begin(const void *function)
 		if (thread->operation_base == 0 && is_told_by_engine(thread, function))
 			thread->operation_base = 1;
 		else
-			thread->operation = function;
+			begin_operation(thread, function);
 	}
 	thread->operation_depth++;
 	/* A forked child leaves it: the lock that this takes may be held by a thread that it does not have. */
@@ -246,7 +277,7 @@ void hook_operation_end(void)
 	if (thread->operation_depth)
 		thread->operation_depth--;
 	if (thread->operation_depth <= thread->operation_base)
-		thread->operation = NULL;
+		end_operation(thread);
 	if (!thread->operation_depth)
 		thread->operation_base = 0;
 }
@@ -266,7 +297,7 @@ static bool push(struct thread_state *thread, uint32_t module, uint32_t stack, c
 		        .node = node,
 		        .operation = thread->operation,
 		};
-		thread->operation = NULL;
+		end_operation(thread);
 		thread->operation_depth = thread->operation_base = 0;
 		__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	}
@@ -282,6 +313,7 @@ static const struct hook_scope *pop(struct thread_state *thread)
 	thread->depth--;
 	if (thread->depth >= HOOK_MAX_DEPTH)
 		return NULL;
+	thread->operation_not_defined = NULL;
 	thread->operation = thread->scopes[thread->depth].operation;
 	thread->operation_depth = thread->scopes[thread->depth].operation_depth;
 	thread->operation_base = thread->scopes[thread->depth].operation_base;

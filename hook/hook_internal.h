@@ -50,8 +50,8 @@ struct hook_scope {
 	uint32_t stack;           /* a node's: the stack that made it; 0: the thread's own counts */
 	uint16_t operation_depth; /* thread's when it began, and its base */
 	uint16_t operation_base;
-	const void *node;      /* NULL: a module call */
-	const void *operation; /* thread's when it began */
+	uint32_t operation; /* thread's when it began */
+	const void *node;   /* NULL: a module call */
 };
 
 struct thread_state {
@@ -68,15 +68,16 @@ struct thread_state {
 	uint32_t nr_nodes;          /* autograd nodes made; wraps */
 	uint32_t nr_nodes_reported; /* nr_nodes at the last report */
 	/*
-	 * The outermost operator that runs in the innermost scope (at::RecordFunction), as far as operators are told, and how
-	 * many are open there: it is what the user's code, or the node, called.
+	 * The outermost operator that runs in the innermost scope, as a frame, as far as operators are told, and how many are
+	 * open there: it is what the user's code, or the node, called.
 	 */
-	const void *operation;
+	uint32_t operation;
 	uint16_t operation_depth;
-	uint16_t operation_base;                  /* open below it: what the engine tells around a node for a profiler */
-	uint64_t torch_thread;                    /* as PyTorch counts threads, + 1; 0: not asked yet */
-	uint64_t works_for;                       /* worker: the caller whose nodes it ran last, RECORD_NO_THREAD: nobody's */
-	struct nodes_origin last_node;            /* of the node that ended last */
+	uint16_t operation_base;           /* open below it: what the engine tells around a node for a profiler */
+	const void *operation_not_defined; /* the operator itself (at::RecordFunction), while there was no ring for its name */
+	uint64_t torch_thread;             /* as PyTorch counts threads, + 1; 0: not asked yet */
+	uint64_t works_for;                /* worker: the caller whose nodes it ran last, RECORD_NO_THREAD: nobody's */
+	struct nodes_origin last_node;     /* of the node that ended last */
 	uint32_t optimizers[HOOK_MAX_OPTIMIZERS]; /* whose step() is open, innermost last */
 	struct hook_scope scopes[HOOK_MAX_DEPTH];
 };
