@@ -111,7 +111,7 @@ static bool take_cpu(const char *value)
 static const struct setting known_settings[] = {
         {"NNMEM_LOG", take_log, "quiet, info, debug", "info"},
         {"NNMEM_RING_MB", take_ring_mb, "a power of two from 1 to 4096", "16"},
-        {"NNMEM_STACKS", take_stacks, "off, python, native, both", "off"},
+        {"NNMEM_STACKS", take_stacks, "off, python, native, both", "python"},
         {"NNMEM_CPU", take_cpu, "on, off", "on"},
 };
 _Static_assert(MAX_RING_MB == 4096, "the text above says so");
@@ -123,6 +123,7 @@ static char bad_values[NR_SETTINGS][VALUE_MAX];
 static void read_settings(void)
 {
 	hook.record_cpu = true;
+	take_stacks("python");
 	for (size_t i = 0; i < NR_SETTINGS; i++) {
 		const char *value = getenv(known_settings[i].name);
 
