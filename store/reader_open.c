@@ -52,6 +52,21 @@ static uint32_t header_application_id(const struct file_header *header)
 	return (uint32_t)id[0] << 24 | (uint32_t)id[1] << 16 | (uint32_t)id[2] << 8 | id[3];
 }
 
+static uint32_t header_page_bytes(const struct file_header *header)
+{
+	uint32_t bytes = (uint32_t)header->bytes[16] << 8 | header->bytes[17];
+
+	return bytes == 1 ? 65536 : bytes;
+}
+
+/* A closed file that does not end with a page has lost its end; SQLite would read zeroes there. */
+static bool is_cut(const struct store *store, const struct file_header *header)
+{
+	uint32_t page_bytes = header_page_bytes(header);
+
+	return !header_is_wal(header) && !recover_has_leftovers(store->real_path) && page_bytes && store->size_bytes % page_bytes;
+}
+
 /* Look at what is at store->path without waiting for it (a pipe, a terminal) and without SQLite. */
 static int read_header(struct store *store, struct file_header *ret)
 {
@@ -369,6 +384,8 @@ static int open_run(struct store *store)
 		return store_fail(store, -ENODATA, live ? "is empty: its recorder has not written anything yet" : "is empty");
 	if (!header_is_sqlite(&header))
 		return store_fail(store, -EBADMSG, "is not a run file of nnmem");
+	if (!live && is_cut(store, &header))
+		return store_fail(store, -EBADMSG, "is damaged: its end is missing");
 	if (!live)
 		return attach_dead(store, header_is_wal(&header));
 	struct origin origin = {0};
