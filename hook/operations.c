@@ -114,21 +114,21 @@ const char *operation_name(const void *function)
 static uint32_t object_word; /* atomic; which word of a PyNode points to its object; 0 unknown */
 static uint32_t nr_searches; /* atomic */
 
-/* As process_vm_readv() has it, so that whatever @from is, it cannot crash. */
-static bool read_memory(const char *from, void *to, size_t size)
+/* Through the kernel, so that whatever @from is, it cannot crash. */
+static bool read_memory(uintptr_t from, void *to, size_t size)
 {
 	struct iovec local = {.iov_base = to, .iov_len = size};
-	struct iovec remote = {.iov_base = (void *)(uintptr_t)from, .iov_len = size};
+	struct iovec remote = {.iov_base = (void *)from, .iov_len = size};
 
 	return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == (ssize_t)size;
 }
 
-static bool is_function_object(const char *object)
+static bool is_function_object(uintptr_t object)
 {
-	const char *type, *name;
+	uintptr_t type, name;
 	char text[sizeof(PYTHON_FUNCTION)];
 
-	if (!object || (uintptr_t)object % sizeof(void *) || !read_memory(object + OBJECT_TYPE, &type, sizeof(type)))
+	if (!object || object % sizeof(object) || !read_memory(object + OBJECT_TYPE, &type, sizeof(type)))
 		return false;
 	for (int i = 0; i < MAX_BASES && type; i++) {
 		if (!read_memory(type + TYPE_NAME, &name, sizeof(name)) || !read_memory(name, text, sizeof(text)))
@@ -150,9 +150,9 @@ static uint32_t find_object_word(const char *node)
 	if (atomic32_add_relaxed(&nr_searches, 1) >= MAX_SEARCHES)
 		return 0;
 	for (uint32_t word = 1; word < NODE_SEARCHED && !found; word++) {
-		const char *object;
+		uintptr_t object;
 
-		if (!read_memory(node + word * sizeof(object), &object, sizeof(object)))
+		if (!read_memory((uintptr_t)node + word * sizeof(object), &object, sizeof(object)))
 			break;
 		if (is_function_object(object))
 			found = word;

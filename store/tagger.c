@@ -563,7 +563,7 @@ static void feed_text(struct tagger *tagger, struct thread *thread, const struct
 	        [RECORD_DEF_THREAD] = 1, [RECORD_DEF_MODULE] = 3, [RECORD_DEF_OPTIMIZER] = 1, [RECORD_DEF_TENSOR] = 4,
 	        [RECORD_DEF_FRAME] = 2,  [RECORD_INFO] = 2,       [RECORD_NOTE] = 1,
 	};
-	const char *fields[4];
+	const char *fields[4] = {NULL};
 
 	if (!text || !nr_fields[record->kind] || !split_text(text, record->stack, fields, nr_fields[record->kind])) {
 		tagger->nr_ignored++;

@@ -15,8 +15,8 @@ RNG_STATE = 5056
 
 
 class Recorded:
-    def __init__(self, version, folder, preload=(harness.HOOK,)):
-        self.done = harness.script(version, "operations.py", folder=folder, preload=preload, NNMEM_STACKS="python")
+    def __init__(self, version, folder, *args, preload=(harness.HOOK,)):
+        self.done = harness.script(version, "operations.py", *args, folder=folder, preload=preload, NNMEM_STACKS="python")
         self.said = json.loads((folder / "operations.json").read_text())
 
 
@@ -25,8 +25,25 @@ def recorded(request, tmp_path_factory):
     run = Recorded(request.param, tmp_path_factory.mktemp("operations"))
     run.version = request.param
     run.db = run.done.db()
-    run.rows = run.db.rows("SELECT size_bytes, operation, step, phase, free_seq, alloc_seq FROM v_allocation ORDER BY alloc_seq")
+    run.rows = rows_of(run.db)
     return run
+
+
+def rows_of(db):
+    return db.rows("SELECT size_bytes, operation, step, phase, id FROM v_allocation ORDER BY alloc_seq")
+
+
+def differences(tree, rows):
+    """Where @rows (of the stretch that @tree is of) and @tree do not agree, and the ids of those rows."""
+    sizes = [size for size, _ in tree]
+    at = harness.find(sizes, [row["size_bytes"] for row in rows])
+    rows = rows[at : at + len(tree)]
+    wrong = [
+        (size, name, row["operation"], row["phase"])
+        for (size, name), row in zip(tree, rows)
+        if size != RNG_STATE and row["operation"] != name
+    ]
+    return wrong, {row["id"] for row in rows}
 
 
 def test_run_when_operators_are_told_then_sound(recorded):
@@ -34,15 +51,9 @@ def test_run_when_operators_are_told_then_sound(recorded):
 
 
 def test_operation_when_a_profiler_watches_then_as_its_tree_says(recorded):
-    tree = recorded.said["tree"]
-    sizes = [size for size, _ in tree]
-    at = harness.find(sizes, [row["size_bytes"] for row in recorded.rows if row["step"] < 3])
-    wrong = []
-    for (size, name), row in zip(tree, recorded.rows[at : at + len(tree)]):
-        if size != RNG_STATE and row["operation"] != name:
-            wrong.append((size, name, row["operation"], row["phase"]))
+    wrong, _ = differences(recorded.said["tree"], [row for row in recorded.rows if row["step"] < 3])
     assert wrong == []
-    names = {name for _, name in tree}
+    names = {name for _, name in recorded.said["tree"]}
     # The tree itself has what the rule speaks of.
     assert {"aten::conv2d", "aten::batch_norm", "Twice", "ConvolutionBackward0", "aten::ones", "aten::linear"} <= names
 
@@ -85,3 +96,14 @@ def test_operations_when_stacks_are_off_then_none(version, tmp_path):
     run = harness.script(version, "operations.py", folder=tmp_path, NNMEM_STACKS="off")
     assert run.db().one("SELECT count(*) FROM frame") == 0
     run.db().assert_sound()
+
+
+@pytest.mark.parametrize("version", harness.VERSIONS[:1])
+@pytest.mark.parametrize("net, batch, optimizer", [("E2", 8, "adam"), ("E3", 8, "momentum"), ("transformer", 4, "adamw")])
+def test_operation_when_alive_at_the_peak_then_as_the_tree_says(version, net, batch, optimizer, tmp_path):
+    run = Recorded(version, tmp_path, net, batch, optimizer)
+    db = run.done.db()
+    wrong, witnessed = differences(run.said["tree"], rows_of(db))
+    assert wrong == []
+    at_peak = {row["id"] for row in db.rows("SELECT id FROM v_peak")}
+    assert at_peak and at_peak <= witnessed

@@ -1,4 +1,4 @@
-"""Training whose operators are known to PyTorch's own profiler.
+"""Training whose operators are known to PyTorch's own profiler; `operations.py NET BATCH OPTIMIZER`: all of two steps of nets.py.
 
 Leaves operations.json: what the profiler said of the second step: `tree`, (size, operator) of each allocation in order, by
 the rule that the test states, and `profile`, its table of operators; `trace`: names that an ExecutionTraceObserver saw in the fourth.
@@ -6,9 +6,12 @@ the rule that the test states, and `profile`, its table of operators; `trace`: n
 
 import json
 import os
+import sys
 
 import torch
 from torch.utils.checkpoint import checkpoint
+
+import nets
 
 
 class Twice(torch.autograd.Function):
@@ -65,6 +68,23 @@ def allocations(event, inside, name):
         yield from allocations(child, inside, name)
 
 
+def tree_of(profile):
+    roots = profile.profiler.kineto_results.experimental_event_tree()
+    return [row for root in roots for row in allocations(root, "", None)]
+
+
+def train_one_of_nets(name, batch, optimizer):
+    with torch.profiler.profile(profile_memory=True, with_stack=True) as profile:
+        net, x, y, loss = nets.make(name, int(batch))
+        optimizer = nets.OPTIMIZERS[optimizer](net.parameters())
+        for _ in range(2):
+            loss(net(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    with open("operations.json", "w") as out:
+        json.dump({"tree": tree_of(profile)}, out)
+
+
 def main():
     torch.manual_seed(0)
     net = Net()
@@ -72,9 +92,8 @@ def main():
     step(net, optimizer, 7)
     with torch.profiler.profile(profile_memory=True, with_stack=True) as profile:
         step(net, optimizer, 7)
-    roots = profile.profiler.kineto_results.experimental_event_tree()
     said = {
-        "tree": [row for root in roots for row in allocations(root, "", None)],
+        "tree": tree_of(profile),
         "profile": sorted((e.key, e.count, e.self_cpu_memory_usage) for e in profile.key_averages() if "<" not in e.key and "(" not in e.key),
     }
     step(net, optimizer, 7)
@@ -92,4 +111,7 @@ def main():
         json.dump(said, out)
 
 
-main()
+if len(sys.argv) > 1:
+    train_one_of_nets(*sys.argv[1:])
+else:
+    main()
