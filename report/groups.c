@@ -70,8 +70,14 @@ static const char *tensor_name(const struct store_allocation *allocation)
 	return length && !strncmp(name, allocation->layer, length) && name[length] == '.' ? name + length + 1 : name;
 }
 
+static bool is_of_all_layers(const struct store_allocation *allocation, enum group_by by)
+{
+	return by == GROUP_LIVES && allocation->category == CATEGORY_OPTIMIZER_STATE;
+}
+
 /* What makes blocks equal, as one string; '\x01' is in no text of a file. */
-static char *make_key(const struct store_allocation *allocation, unsigned *ret_nr, uint32_t ret_numbers[GROUP_NUMBERS])
+static char *make_key(const struct store_allocation *allocation, enum group_by by, unsigned *ret_nr,
+                      uint32_t ret_numbers[GROUP_NUMBERS])
 {
 	char *key = NULL;
 	size_t size = 0;
@@ -79,12 +85,19 @@ static char *make_key(const struct store_allocation *allocation, unsigned *ret_n
 
 	if (!out)
 		return NULL;
-	fprintf(out, "%u\x01%u\x01%d\x01%" PRIu64 "\x01%s\x01%s\x01%s\x01%s\x01%s\x01%s\x01%s\x01%s\x01%d\x01",
-	        allocation->category, allocation->phase, allocation->provisional, allocation->size_bytes,
-	        or_empty(allocation->root), or_empty(allocation->line), or_empty(allocation->operation), tensor_name(allocation),
-	        or_empty(allocation->state_key), or_empty(allocation->shape), or_empty(allocation->dtype),
-	        allocation->recompute ? "again" : "", allocation->layer != NULL);
-	*ret_nr = print_pattern(out, allocation->layer, ret_numbers);
+	fprintf(out, "%u\x01%u\x01%d\x01%d\x01%d\x01%s\x01%s\x01%s\x01%s\x01", allocation->category, allocation->phase,
+	        allocation->provisional, allocation->recompute, allocation->layer != NULL, or_empty(allocation->root),
+	        or_empty(allocation->line), or_empty(allocation->operation), or_empty(allocation->state_key));
+	if (by == GROUP_EQUAL)
+		fprintf(out, "%" PRIu64 "\x01%s\x01%s\x01", allocation->size_bytes, or_empty(allocation->shape),
+		        or_empty(allocation->dtype));
+	else if (allocation->free_seq)
+		fprintf(out, "%u\x01%" PRIu64 "\x01", allocation->free_phase, allocation->free_step - allocation->step);
+	*ret_nr = 0;
+	if (!is_of_all_layers(allocation, by)) {
+		fprintf(out, "%s\x01", tensor_name(allocation));
+		*ret_nr = print_pattern(out, allocation->layer, ret_numbers);
+	}
 	if (fclose(out)) {
 		free(key);
 		return NULL;
@@ -173,18 +186,20 @@ static struct group *find_group(struct groups *groups, const struct store_alloca
 	return tsearch(group, &groups->tree, compare_keys) ? group : NULL;
 }
 
-int groups_add(struct groups *groups, const struct store_allocation *allocation)
+int groups_add(struct groups *groups, const struct store_allocation *allocation, enum group_by by, struct group **ret_group)
 {
 	uint32_t numbers[GROUP_NUMBERS] = {0};
 	unsigned nr_numbers = 0;
-	char *key = make_key(allocation, &nr_numbers, numbers);
+	char *key = make_key(allocation, by, &nr_numbers, numbers);
 	struct group *group = key ? find_group(groups, allocation, key) : NULL;
 
+	*ret_group = group;
 	groups->nr_blocks++;
 	groups->bytes += allocation->size_bytes;
 	if (!group)
 		return key && groups->nr == GROUPS_MAX ? 0 : -ENOMEM;
 	if (!group->nr_blocks) {
+		group->of_all_layers = is_of_all_layers(allocation, by);
 		group->nr_numbers = nr_numbers;
 		memcpy(group->least, numbers, sizeof(numbers));
 		memcpy(group->most, numbers, sizeof(numbers));
@@ -210,10 +225,19 @@ static int compare_groups(const void *a, const void *b)
 	return x->first.id < y->first.id ? -1 : x->first.id > y->first.id;
 }
 
-void groups_sort(struct groups *groups)
+static int compare_idle(const void *a, const void *b)
+{
+	const struct group *x = *(const struct group *const *)a, *y = *(const struct group *const *)b;
+
+	if (x->idle_byte_ns != y->idle_byte_ns)
+		return x->idle_byte_ns > y->idle_byte_ns ? -1 : 1;
+	return compare_groups(a, b);
+}
+
+void groups_sort(struct groups *groups, enum group_by by)
 {
 	if (groups->nr)
-		qsort(groups->all, groups->nr, sizeof(struct group *), compare_groups);
+		qsort(groups->all, groups->nr, sizeof(struct group *), by == GROUP_LIVES ? compare_idle : compare_groups);
 }
 
 static void ignore_group(void *group)
@@ -239,6 +263,8 @@ const char *group_layer(struct report *report, const struct group *group)
 	unsigned nr = 0;
 	bool named = path && has_name(path);
 
+	if (group->of_all_layers)
+		return "(all)";
 	if (!path || !group->nr_numbers)
 		return report_layer(report, group->first.root, path);
 	out = fmemopen(joined, sizeof(joined), "w");

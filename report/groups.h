@@ -17,6 +17,10 @@ struct group {
 	uint64_t nr_blocks, bytes;
 	struct store_allocation first; /* the block met first; its strings are the group's */
 	uint64_t first_step, last_step;
+	/* For who adds: of all its blocks. */
+	double idle_byte_ns; /* bytes times nanoseconds */
+	uint64_t longest_life_ns, longest_idle_ns, at_peak_bytes;
+	bool of_all_layers; /* by lives: optimizer state is used in step() whatever layer it belongs to */
 	unsigned nr_numbers;
 	uint32_t least[GROUP_NUMBERS], most[GROUP_NUMBERS];
 };
@@ -31,10 +35,18 @@ struct groups {
 	uint64_t nr_blocks, bytes;
 };
 
-/* Zero-initialised is empty; groups_release() is the caller's.  Errors: -ENOMEM. */
-int groups_add(struct groups *groups, const struct store_allocation *allocation);
-/* Biggest first; equal ones in the order met. */
-void groups_sort(struct groups *groups);
+enum group_by {
+	GROUP_EQUAL, /* all but the layer's numbers */
+	GROUP_LIVES, /* whatever their size, but of the same end: phase, and steps after their birth */
+};
+
+/*
+ * Add a block to its group, which *@ret_group then is (NULL where there are too many).
+ * Zero-initialised is empty; groups_release() is the caller's.  Errors: -ENOMEM.
+ */
+int groups_add(struct groups *groups, const struct store_allocation *allocation, enum group_by by, struct group **ret_group);
+/* Biggest first, or that which is idle most; equal ones in the order met. */
+void groups_sort(struct groups *groups, enum group_by by);
 void groups_release(struct groups *groups);
 
 /* The layers of a group: "encoder.layers.[0-11].linear1", "-"; as report_layer(). */

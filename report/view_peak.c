@@ -46,10 +46,11 @@ static int each_chosen(const struct store_allocation *allocation, void *arg)
 {
 	struct peak *peak = arg;
 	unsigned category = allocation->category < NR_CATEGORIES ? allocation->category : CATEGORY_UNKNOWN;
+	struct group *group;
 
 	peak->category_blocks[category]++;
 	peak->category_bytes[category] += allocation->size_bytes;
-	return groups_add(&peak->groups, allocation);
+	return groups_add(&peak->groups, allocation, GROUP_EQUAL, &group);
 }
 
 static void print_head(struct report *report, const struct peak *peak)
@@ -202,7 +203,7 @@ static int print_groups(struct report *report, struct peak *peak)
 	char words[96];
 	int error = 0;
 
-	groups_sort(&peak->groups);
+	groups_sort(&peak->groups, GROUP_EQUAL);
 	rows_set_unit(rows, unit_for_table(report->arguments->units, total));
 	/* One more row is not worth a line that says "1 smaller block". */
 	if (limit != LIMIT_ALL && limit + 1 == groups->nr)

@@ -75,11 +75,18 @@ SELECT id, size_bytes FROM allocation a
 WHERE device = :device AND level = 0 AND alloc_seq <= :seq AND (free_seq IS NULL OR free_seq > :seq) AND {filter}
 ORDER BY size_bytes DESC, id;
 
+-- Blocks that are alive at an instant from :start to :end.
+-- query: lives
+SELECT id FROM allocation a
+WHERE device = :device AND level = 0 AND alloc_seq <= :end AND (free_seq IS NULL OR free_seq > :start) AND {filter}
+ORDER BY id;
+
 -- query: allocation
 SELECT a.id, a.size_bytes, a.alloc_seq, ifnull(a.free_seq, 0), a.alloc_ns, ifnull(a.free_ns, 0), s.step, a.thread, a.device, a.level, a.phase,
        ifnull(a.free_phase, 0), a.category, a.rule, a.flags, m.root_name, m.fqn, CASE WHEN t.kind = 2 THEN NULL ELSE t.name END,
-       t.state_key, t.shape, t.dtype, f.file || ':' || f.line || ' (' || f.function || ')', op.function
-FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module LEFT JOIN tensor t ON t.id = a.tensor
+       t.state_key, t.shape, t.dtype, f.file || ':' || f.line || ' (' || f.function || ')', op.function,
+       ifnull(fs.step, 0)
+FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN stretch fs ON fs.id = a.free_stretch LEFT JOIN module m ON m.id = a.module LEFT JOIN tensor t ON t.id = a.tensor
 LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown LEFT JOIN frame op ON op.id = k.operation
 WHERE a.id = :id;
 

@@ -387,6 +387,7 @@ static void read_allocation_row(struct query *query, struct store_allocation *re
 	        .dtype = query_text(query, 20),
 	        .line = query_text(query, 21),
 	        .operation = query_text(query, 22),
+	        .free_step = query_u64(query, 23),
 	};
 }
 
@@ -441,33 +442,55 @@ int store_check_filter(struct store *store, const struct store_filter *filter)
 	return r;
 }
 
-int store_each_live(struct store *store, uint16_t device, uint64_t seq, const struct store_filter *filter,
-                    int (*each)(const struct store_allocation *, void *), void *arg)
+/* The allocations whose ids @ids gives.  Closes @ids. */
+static int each_of_ids(struct store *store, struct query *ids, int (*each)(const struct store_allocation *, void *), void *arg)
 {
-	struct query ids, query;
+	struct query query;
 	int stopped = 0;
 
-	store_begin_call(store);
 	query_open(store, &query, "allocation");
-	query_open(store, &ids, "live");
-	query_bind(&ids, ":device", device);
-	query_bind(&ids, ":seq", seq);
-	query_bind_filter(&ids, filter);
-	while (!stopped && query_ok(&query) && query_step(&ids) == 1) {
+	while (!stopped && query_ok(&query) && query_step(ids) == 1) {
 		struct store_allocation allocation;
 
-		query_bind(&query, ":id", query_u64(&ids, 0));
-		if (!query_ok(&ids) || query_step(&query) != 1)
+		query_bind(&query, ":id", query_u64(ids, 0));
+		if (!query_ok(ids) || query_step(&query) != 1)
 			break;
 		read_allocation_row(&query, &allocation);
 		if (query_ok(&query))
 			stopped = each(&allocation, arg);
 		query_reset(&query);
 	}
-	int r = query_close(&ids);
+	int r = query_close(ids);
 	int r2 = query_close(&query);
 
 	return stopped ? stopped : r ? r : r2;
+}
+
+int store_each_live(struct store *store, uint16_t device, uint64_t seq, const struct store_filter *filter,
+                    int (*each)(const struct store_allocation *, void *), void *arg)
+{
+	struct query ids;
+
+	store_begin_call(store);
+	query_open(store, &ids, "live");
+	query_bind(&ids, ":device", device);
+	query_bind(&ids, ":seq", seq);
+	query_bind_filter(&ids, filter);
+	return each_of_ids(store, &ids, each, arg);
+}
+
+int store_each_life(struct store *store, uint16_t device, uint64_t start_seq, uint64_t end_seq, const struct store_filter *filter,
+                    int (*each)(const struct store_allocation *, void *), void *arg)
+{
+	struct query ids;
+
+	store_begin_call(store);
+	query_open(store, &ids, "lives");
+	query_bind(&ids, ":device", device);
+	query_bind(&ids, ":start", start_seq);
+	query_bind(&ids, ":end", end_seq);
+	query_bind_filter(&ids, filter);
+	return each_of_ids(store, &ids, each, arg);
 }
 
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg)

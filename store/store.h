@@ -103,6 +103,7 @@ struct store_span {
 
 struct store_allocation {
 	uint64_t id, size_bytes, alloc_seq, free_seq /* 0 alive */, alloc_ns, free_ns, step;
+	uint64_t free_step; /* where freed */
 	uint32_t thread;
 	uint16_t device;
 	unsigned level, phase, free_phase, category, rule;
@@ -238,6 +239,9 @@ int store_each_span(struct store *store, uint64_t start_seq, uint64_t end_seq, i
                     void *arg);
 /* Blocks of @device alive right after event @seq, biggest first (equal sizes: oldest first).  @filter: NULL for all. */
 int store_each_live(struct store *store, uint16_t device, uint64_t seq, const struct store_filter *filter,
+                    int (*each)(const struct store_allocation *, void *), void *arg);
+/* Blocks of @device alive at any instant right after one of the events @start_seq to @end_seq, in the order of birth. */
+int store_each_life(struct store *store, uint16_t device, uint64_t start_seq, uint64_t end_seq, const struct store_filter *filter,
                     int (*each)(const struct store_allocation *, void *), void *arg);
 /*
  * Modules of each root, a module before those below it; last, one row with module 0: what no layer owns, and everything.

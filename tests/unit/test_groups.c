@@ -18,11 +18,20 @@ static struct store_allocation block(const char *layer, const char *parameter, u
 	        .id = ++id, .root = "Net", .layer = layer, .parameter = parameter, .size_bytes = size_bytes, .step = id};
 }
 
+static int add_one(struct groups *groups, const struct store_allocation *allocation)
+{
+	struct group *group = NULL;
+	int error = groups_add(groups, allocation, GROUP_EQUAL, &group);
+
+	assert_true(error || group || groups->nr == GROUPS_MAX);
+	return error;
+}
+
 static void add(struct groups *groups, const char *layer, const char *parameter, uint64_t size_bytes)
 {
 	const struct store_allocation allocation = block(layer, parameter, size_bytes);
 
-	assert_int_equal(groups_add(groups, &allocation), 0);
+	assert_int_equal(add_one(groups, &allocation), 0);
 }
 
 static void test_groups_add_when_only_numbers_of_the_layer_differ_then_one_group(void **state)
@@ -33,7 +42,7 @@ static void test_groups_add_when_only_numbers_of_the_layer_differ_then_one_group
 	add(&groups, "encoder.layers.2.linear1", "encoder.layers.2.linear1.weight", 100);
 	add(&groups, "encoder.layers.7.linear1", "encoder.layers.7.linear1.weight", 100);
 	add(&groups, "encoder.layers.7.linear2", "encoder.layers.7.linear2.weight", 100);
-	groups_sort(&groups);
+	groups_sort(&groups, GROUP_EQUAL);
 	assert_int_equal(groups.nr, 2);
 	assert_int_equal(groups.nr_blocks, 4);
 	assert_int_equal(groups.bytes, 400);
@@ -51,26 +60,26 @@ static void test_groups_add_when_anything_else_differs_then_apart(void **state)
 	struct groups groups = {0};
 	struct store_allocation allocation = block("a.0", NULL, 100);
 
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.size_bytes = 101;
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.category = CATEGORY_GRADIENT;
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.line = "train.py:3";
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.operation = "aten::relu";
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.parameter = "a.0.weight";
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.state_key = "exp_avg";
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.phase = PHASE_BACKWARD;
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.root = "Net#2";
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	allocation.layer = NULL;
-	assert_int_equal(groups_add(&groups, &allocation), 0);
-	assert_int_equal(groups_add(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
+	assert_int_equal(add_one(&groups, &allocation), 0);
 	assert_int_equal(groups.nr, 10);
 	groups_release(&groups);
 }
@@ -81,7 +90,7 @@ static void test_groups_add_when_the_path_is_only_a_number_then_layers_stay_apar
 
 	add(&groups, "0", NULL, 100);
 	add(&groups, "3", NULL, 100);
-	groups_sort(&groups);
+	groups_sort(&groups, GROUP_EQUAL);
 	assert_int_equal(groups.nr, 2);
 	assert_string_equal(group_layer(&report, groups.all[0]), "0");
 	groups_release(&groups);
@@ -104,7 +113,7 @@ static void test_group_layer_when_hostile_then_never_more_than_fits(void **state
 	add(&groups, "00.a.99999999999999999999.", NULL, 1);
 	add(&groups, "..", "..x", 1);
 	add(&groups, "", "", 1);
-	groups_sort(&groups);
+	groups_sort(&groups, GROUP_EQUAL);
 	assert_int_equal(groups.nr, 4);
 	for (size_t i = 0; i < groups.nr; i++) {
 		assert_true(strlen(group_layer(&report, groups.all[i])) < SAFE_TEXT_MAX);
@@ -125,6 +134,33 @@ static void test_groups_add_when_there_are_too_many_then_only_counted(void **sta
 	groups_release(&groups);
 }
 
+static void test_groups_add_when_by_life_then_size_does_not_matter_but_the_end_does(void **state)
+{
+	struct groups groups = {0};
+	struct store_allocation allocation = block("a.0", NULL, 100);
+	struct group *first = NULL, *group = NULL;
+
+	allocation.free_seq = 9;
+	allocation.free_step = allocation.step;
+	assert_int_equal(groups_add(&groups, &allocation, GROUP_LIVES, &first), 0);
+	allocation.size_bytes = 7;
+	assert_int_equal(groups_add(&groups, &allocation, GROUP_LIVES, &group), 0);
+	assert_ptr_equal(group, first);
+	assert_int_equal(first->bytes, 107);
+	allocation.free_step++;
+	assert_int_equal(groups_add(&groups, &allocation, GROUP_LIVES, &group), 0);
+	assert_ptr_not_equal(group, first);
+	group->idle_byte_ns = 5;
+	allocation.free_phase = PHASE_OPTIMIZER;
+	assert_int_equal(groups_add(&groups, &allocation, GROUP_LIVES, &group), 0);
+	allocation.free_seq = 0;
+	assert_int_equal(groups_add(&groups, &allocation, GROUP_LIVES, &group), 0);
+	assert_int_equal(groups.nr, 4);
+	groups_sort(&groups, GROUP_LIVES);
+	assert_true(groups.all[0]->idle_byte_ns == 5 && groups.all[1] == first);
+	groups_release(&groups);
+}
+
 static void test_short_line_when_in_a_folder_then_its_name_only(void **state)
 {
 	assert_string_equal(short_line(&report, "/home/u/train.py:12 (Net.forward)", true), "train.py:12 (Net.forward)");
@@ -142,6 +178,7 @@ int main(void)
 	        cmocka_unit_test(test_groups_add_when_the_path_is_only_a_number_then_layers_stay_apart),
 	        cmocka_unit_test(test_group_layer_when_hostile_then_never_more_than_fits),
 	        cmocka_unit_test(test_groups_add_when_there_are_too_many_then_only_counted),
+	        cmocka_unit_test(test_groups_add_when_by_life_then_size_does_not_matter_but_the_end_does),
 	        cmocka_unit_test(test_short_line_when_in_a_folder_then_its_name_only),
 	};
 
