@@ -278,7 +278,9 @@ def define_tensor(module, kind, key, path, tensor):
     if before is not None and names.get(before[3], (0, 0))[1] == module:
         names.pop(before[3], None)
     define(DEF_TENSOR, module, *storage, kind, 0, text(path, str(tensor.dtype)[6:], shape_of(tensor), ""))
-    names[id(tensor)] = (storage[0], module, path)
+    # A tied weight is called by the name that comes first, as in named_parameters().
+    if names.get(id(tensor), (0,))[0] != storage[0]:
+        names[id(tensor)] = (storage[0], module, path)
     sent[(module, kind, key)] = now
 
 
