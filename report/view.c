@@ -55,18 +55,7 @@ const char *report_layer(struct report *report, const char *root, const char *la
 	return report_safe(report, joined);
 }
 
-void report_heading(struct report *report, const char *format, ...)
-{
-	va_list list;
-
-	fputs(style_begin(STYLE_STRONG, report->colour), report->out);
-	va_start(list, format);
-	vfprintf(report->out, format, list);
-	va_end(list);
-	fprintf(report->out, "%s\n", style_end(STYLE_STRONG, report->colour));
-}
-
-/* Print @text, its line broken at blanks; a word that is longer than a line stays whole. */
+/* Print @text without a newline, its line broken at blanks; a word that is longer than a line stays whole. */
 static void print_wrapped(FILE *out, const char *text, unsigned width, unsigned indent)
 {
 	unsigned column = 0;
@@ -88,32 +77,48 @@ static void print_wrapped(FILE *out, const char *text, unsigned width, unsigned 
 		column += (unsigned)blanks + columns;
 		text += strspn(text, " ") + length;
 	}
-	putc('\n', out);
+}
+
+static void say(struct report *report, unsigned indent, enum style style, const char *begin, const char *format, va_list list)
+{
+	char *text = NULL, *whole = NULL;
+
+	if (vasprintf(&text, format, list) < 0)
+		return;
+	if (asprintf(&whole, "%s%s", begin, text) >= 0) {
+		fputs(style_begin(style, report->colour), report->out);
+		print_wrapped(report->out, whole, report->width, indent);
+		fprintf(report->out, "%s\n", style_end(style, report->colour));
+		free(whole);
+	}
+	free(text);
 }
 
 void report_say(struct report *report, unsigned indent, const char *format, ...)
 {
-	char *text = NULL;
 	va_list list;
-	int length;
 
 	va_start(list, format);
-	length = vasprintf(&text, format, list);
+	say(report, indent, STYLE_PLAIN, "", format, list);
 	va_end(list);
-	if (length >= 0)
-		print_wrapped(report->out, text, report->width, indent);
-	free(length >= 0 ? text : NULL);
 }
 
 void report_warning(struct report *report, const char *format, ...)
 {
 	va_list list;
 
-	fprintf(report->out, "%s!! ", style_begin(STYLE_BAD, report->colour));
 	va_start(list, format);
-	vfprintf(report->out, format, list);
+	say(report, 3, STYLE_BAD, "!! ", format, list);
 	va_end(list);
-	fprintf(report->out, "%s\n", style_end(STYLE_BAD, report->colour));
+}
+
+void report_heading(struct report *report, const char *format, ...)
+{
+	va_list list;
+
+	va_start(list, format);
+	say(report, 0, STYLE_STRONG, "", format, list);
+	va_end(list);
 }
 
 int report_check(struct report *report)

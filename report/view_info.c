@@ -7,7 +7,7 @@
 
 static void line(struct report *report, const char *key, const char *value)
 {
-	fprintf(report->out, "  %-20s %s\n", key, value);
+	report_say(report, 23, "  %-20s %s", key, value);
 }
 
 static void line_count(struct report *report, const char *key, uint64_t count)
@@ -93,7 +93,7 @@ static int each_fact(const char *key, const char *value, void *arg)
 	struct report *report = section->report;
 
 	begin_section(section);
-	fprintf(report->out, "  %-20s %s\n", report_safe(report, key), report_safe(report, value));
+	line(report, report_safe(report, key), report_safe(report, value));
 	return report_check(report);
 }
 
@@ -103,9 +103,9 @@ static int each_thread(const struct store_thread *thread, void *arg)
 	struct report *report = section->report;
 
 	begin_section(section);
-	fprintf(report->out, "  %-4" PRIu32 " %-18s os id %" PRIu64 "%s%s\n", thread->id,
-	        thread->name && *thread->name ? report_safe(report, thread->name) : "-", thread->os_id,
-	        thread->python ? ", runs Python" : "", thread->autograd ? ", autograd worker" : "");
+	report_say(report, 7, "  %-4" PRIu32 " %-18s os id %" PRIu64 "%s%s", thread->id,
+	           thread->name && *thread->name ? report_safe(report, thread->name) : "-", thread->os_id,
+	           thread->python ? ", runs Python" : "", thread->autograd ? ", autograd worker" : "");
 	return report_check(report);
 }
 
@@ -117,9 +117,9 @@ static int each_oom(const struct store_oom *oom, void *arg)
 	format_buffer asked, had, when;
 
 	begin_section(section);
-	fprintf(report->out, "  %s: step %" PRIu64 ", %s, %s after the start: %s bytes asked for, %s in use\n",
-	        device_name(oom->device, device), oom->step, phase_name(oom->phase), format_duration(oom->ns, when),
-	        format_count(oom->size_bytes, asked), format_count(oom->allocated_bytes, had));
+	report_say(report, 4, "  %s: step %" PRIu64 ", %s, %s after the start: %s bytes asked for, %s in use",
+	           device_name(oom->device, device), oom->step, phase_name(oom->phase), format_duration(oom->ns, when),
+	           format_count(oom->size_bytes, asked), format_count(oom->allocated_bytes, had));
 	if (oom->operation)
 		fprintf(report->out, "    by %s\n", report_safe(report, oom->operation));
 	if (oom->line)
@@ -131,12 +131,9 @@ static int each_note(const struct store_note *note, void *arg)
 {
 	struct section *section = arg;
 	struct report *report = section->report;
-	bool bad = note->severity >= RECORD_SEVERITY_DEGRADED;
 
 	begin_section(section);
-	fprintf(report->out, "  %s%-9s%s %s\n", style_begin(bad ? STYLE_BAD : STYLE_PLAIN, report->colour),
-	        severity_name(note->severity), style_end(bad ? STYLE_BAD : STYLE_PLAIN, report->colour),
-	        report_safe(report, note->text));
+	report_say(report, 12, "  %-9s %s", severity_name(note->severity), report_safe(report, note->text));
 	return report_check(report);
 }
 

@@ -68,25 +68,22 @@ static void print_facts(struct report *report)
 {
 	const struct store_run *run = &report->run;
 	format_buffer events, steps, duration, number;
-	char ended[128];
+	char ended[128], rank[32] = "";
 
-	fprintf(report->out, "Run       %s\n", report_safe(report, run->command));
-	fprintf(report->out, "          PyTorch %s, Python %s, pid %" PRId64, report_safe(report, run->torch_version),
-	        report_safe(report, run->python_version), run->pid);
 	if (run->rank >= 0)
-		fprintf(report->out, ", rank %" PRId64, run->rank);
-	if (report->has_device)
-		fprintf(report->out, ", on %s", report->device_name);
-	fprintf(report->out, "\nEnded     %s, %s after the recording began\n", ended_words(report, ended, sizeof(ended)),
-	        format_duration(run->duration_ns, duration));
-	fprintf(report->out, "Recorded  %s allocations and frees in %s training step%s", format_count(run->events, events),
-	        format_count(run->steps, steps), run->steps == 1 ? "" : "s");
-	if (!run->lost.total)
-		fprintf(report->out, ", none lost");
+		snprintf(rank, sizeof(rank), ", rank %" PRId64, run->rank);
+	report_say(report, 10, "Run       %s", report_safe(report, run->command));
+	report_say(report, 10, "          PyTorch %s, Python %s, pid %" PRId64 "%s%s%s", report_safe(report, run->torch_version),
+	           report_safe(report, run->python_version), run->pid, rank, report->has_device ? ", on " : "",
+	           report->has_device ? report->device_name : "");
+	report_say(report, 10, "Ended     %s, %s after the recording began", ended_words(report, ended, sizeof(ended)),
+	           format_duration(run->duration_ns, duration));
+	report_say(report, 10, "Recorded  %s allocations and frees in %s training step%s%s", format_count(run->events, events),
+	           format_count(run->steps, steps), run->steps == 1 ? "" : "s", run->lost.total ? "" : ", none lost");
 	if (run->audit_checks && !run->audit_failures)
-		fprintf(report->out, "\n          %s running totals compared with PyTorch's own: all equal",
-		        format_count(run->audit_checks, number));
-	fprintf(report->out, "\n\n");
+		report_say(report, 10, "          %s running totals compared with PyTorch's own: all equal",
+		           format_count(run->audit_checks, number));
+	putc('\n', report->out);
 }
 
 /* ---- the table */
@@ -286,10 +283,9 @@ static int print_process(struct report *report)
 	if (error)
 		return error;
 	if (run->params_bytes) {
-		fprintf(report->out, "Model     parameters hold %s", report_size(report, run->params_bytes, whole));
-		if (run->params_values)
-			fprintf(report->out, " in %s values", format_count(run->params_values, values));
-		fprintf(report->out, "\n");
+		report_say(report, 10, "Model     parameters hold %s%s%s%s", report_size(report, run->params_bytes, whole),
+		           run->params_values ? " in " : "", run->params_values ? format_count(run->params_values, values) : "",
+		           run->params_values ? " values" : "");
 	}
 	if (run->external_bytes)
 		report_say(report, 10,

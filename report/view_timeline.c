@@ -14,7 +14,8 @@
 
 #define CHART_ROWS        12u
 #define CHART_MIN_COLUMNS 20u
-#define COLUMNS_PER_STEP  6u /* below that the phases in it cannot be told apart */
+#define LEGEND_FROM       72u /* columns of a line: below, the legend begins at its start */
+#define COLUMNS_PER_STEP  6u  /* below that the phases in it cannot be told apart */
 #define LIMIT_TEXT        5u
 #define BATCH_STEPS       16384u
 
@@ -542,7 +543,7 @@ static void print_chart_foot(const struct chart *chart, unsigned label_width)
 		last--;
 	fprintf(report->out, "%s%*s  %.*s\n", chart->phases ? "\n" : "", (int)label_width, "step", (int)last, chart->marks);
 	if (chart->phases)
-		fprintf(report->out, "%*s ", (int)label_width, "");
+		fprintf(report->out, "%*s ", report->width < LEGEND_FROM ? 0 : (int)label_width, "");
 	for (unsigned phase = 0; phase < NR_PHASES && chart->phases; phase++)
 		if (seen[phase])
 			fprintf(report->out, " %s%c %s%s", style_begin(STYLE_PHASE + phase, report->colour), phase_letters[phase],
@@ -664,7 +665,7 @@ static int show_text(struct report *report)
 	        {.heading = "start", .right = true},
 	        {.heading = "peak", .right = true},
 	        {.heading = "end", .right = true},
-	        {.heading = "end against the step before, bytes", .right = true},
+	        {.heading = "change, bytes", .right = true},
 	};
 	struct timeline timeline = {.report = report};
 	int error = report_losses(report);
@@ -684,7 +685,10 @@ static int show_text(struct report *report)
 	timeline.table = table_new(columns, 5);
 	choose_rows(&timeline);
 	error = read_rows(&timeline);
-	fprintf(report->out, "%s at the start, the highest and the end of each step and phase\n",
+	report_say(
+	        report, 0,
+	        "%s at the start, the highest and the end of each step and phase; change: what the end has more than that of the "
+	        "step of its kind before",
 	        timeline.unit.bytes > 1 ? timeline.unit.name : "Bytes");
 	if (!error)
 		error = report_print_table(report, timeline.table);
