@@ -134,6 +134,13 @@ def test_tables_when_code_is_made_2000_times_then_they_hold_what_differs(recorde
     assert recorded.db.one("SELECT count(*) FROM allocation a LEFT JOIN stack s ON s.id = a.stack WHERE s.id IS NULL") == 0
 
 
+def test_refusal_when_out_of_memory_then_with_line_and_operation(recorded):
+    rows = recorded.db.rows("SELECT line, operation, size_bytes, layer FROM v_oom")
+    assert [tuple(row) for row in rows] == [(MARKS["refused"] + "(main)", "aten::zeros", 4 << 46, None)]
+    out = harness.report("info", "run.db", folder=recorded.done.folder).out
+    assert f"by aten::zeros\n    at {rows[0]['line']}\n" in out
+
+
 def test_peak_when_shown_then_with_lines(recorded):
     out = harness.report("peak", "run.db", "--width=200", folder=recorded.done.folder).out
     assert f"stacks.py:{MARKS['plain'].split(':')[1].strip()} (plain)" in out

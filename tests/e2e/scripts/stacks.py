@@ -113,6 +113,10 @@ def main():
     kept.append(torch.nn.functional.pad(torch.empty(2081), (1, 1)))  # at inside torch
     kept.append(copy.deepcopy(torch.empty(2083 + 6)))  # at inside the library
     eval("kept.append(torch.empty(2087))")
+    try:
+        torch.zeros(1 << 46)  # at refused
+    except RuntimeError:
+        pass
     training()
     made_up()
     in_threads()
