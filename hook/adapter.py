@@ -49,6 +49,10 @@ compiler = sys.modules.get("torch.compiler")
 is_compiling = (getattr(compiler, "is_dynamo_compiling", None) or getattr(compiler, "is_compiling", None)
                 or getattr(torch._utils, "is_compiling", None) or (lambda: False))
 
+# What a compiler works on, on this thread.
+guards = getattr(sys.modules.get("torch._guards"), "TracingContext", None)
+compilation = getattr(guards, "try_get", lambda: None)
+
 # record.h
 DEF_MODULE, DEF_OPTIMIZER, DEF_TENSOR, INFO = 31, 32, 33, 40
 PARAMETER, BUFFER, STATE, GRADIENT = 1, 2, 3, 4
@@ -476,10 +480,20 @@ def define_stray(module, root_id, known):
     return define_module(module, root_id, known.name, f"({class_name(module)})")
 
 
+def is_compilers(module):
+    """
+    Whether a call is no part of the program but of torch.compile: it calls modules while it compiles, and what it has made may
+    be one.  Then all that it calls is what its caller does.
+    """
+    return compilation() is not None or any(kind.__name__ == "_LazyGraphModule" for kind in type(module).__mro__)
+
+
 def begin(module, args, kwargs):
     """Called when enter() cannot tell by itself what a call is."""
     try:
         with DisableTorchFunction():
+            if is_compilers(module):
+                return
             if in_module():
                 open_nested(module)
             else:
