@@ -37,19 +37,34 @@ def renamed(function, name):
     return copy
 
 
-def know(root, name=None):
-    """The modules of @root, in the order in which roots are first called."""
+def know(root, name=None, but=()):
+    """The modules of @root but those below @but, in the order in which roots are first called."""
     if not WANTED:
         return root
     if name is None:
         kind = getattr(root, "original_name", type(root).__name__)
         roots[kind] = roots.get(kind, 0) + 1
         name = kind if roots[kind] == 1 else f"{kind}#{roots[kind]}"
+    left_out = {id(module) for other in but for module in other.modules()}
     for path, module in root.named_modules():
-        kind = type(module)
-        call = renamed(torch.nn.Module._call_impl, f"call:{name}:{path}")
-        module.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, "_call_impl": call})
+        if id(module) not in left_out:
+            know_as(module, f"{name}:{path}")
     return root
+
+
+def know_as(module, label):
+    """@module alone is "Root:path"."""
+    if WANTED and hasattr(module, "_compiled_call_impl") and module._compiled_call_impl is not None:
+        inner = module._compiled_call_impl
+        module._compiled_call_impl = renamed(lambda *args: inner(*args), f"call:{label}")
+    elif WANTED:
+        kind = type(module)
+        call = renamed(torch.nn.Module._call_impl, f"call:{label}")
+        if isinstance(module, torch.jit.ScriptModule):
+            module.__dict__["_call_impl"] = types.MethodType(call, module)
+            return module
+        module.__class__ = type(kind.__name__, (kind,), {"__module__": kind.__module__, "_call_impl": call})
+    return module
 
 
 def part(label, function):
@@ -126,7 +141,18 @@ def where(frame, checkpointed):
     return None, 0, call
 
 
+def compiles(frame):
+    """What a compiler does with constants while it works is left out."""
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("torch/_dynamo/convert_frame.py"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def here(frame):
+    if compiles(frame):
+        return None, 0, None
     checkpointed = []
     found = where(frame, checkpointed)
     for function in checkpointed:
@@ -151,7 +177,7 @@ def start(style):
     torch.set_anomaly_enabled(True, False)
     dynamo = torch._C._dynamo.eval_frame
     skip = dynamo._FrameExecStrategy(dynamo._FrameAction.SKIP, dynamo._FrameAction.SKIP)
-    for function in (on_allocation, here, where, kind_of, label_of_node):
+    for function in (on_allocation, here, compiles, where, kind_of, label_of_node):
         dynamo.set_code_exec_strategy(function.__code__, skip)
     ctypes.CDLL(None).count_preload_listen(listener)
 

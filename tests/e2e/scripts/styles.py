@@ -9,7 +9,7 @@ import warnings
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 
 import account
 from account import during, know, part
@@ -183,6 +183,21 @@ def functional():
             w.grad = b.grad = None
 
 
+def derivatives():
+    """torch.autograd.functional, and gradients of several outputs at once."""
+    w = torch.randn(3, 3)
+
+    def f(w):
+        with during("forward"):
+            return (w @ w).tanh().sum(0)
+
+    torch.autograd.functional.jacobian(f, w)
+    torch.autograd.functional.hessian(lambda w: f(w).prod(), w)
+    torch.autograd.functional.vhp(lambda w: f(w).prod(), w, torch.ones(3, 3))
+    x = w.requires_grad_()
+    torch.autograd.grad(f(x), x, torch.eye(3), is_grads_batched=True)
+
+
 def checkpoint_functional():
     """Checkpoints outside all modules."""
     w = torch.randn(WIDTH, WIDTH, requires_grad=True)
@@ -274,23 +289,25 @@ class New(torch.autograd.Function):
         return one * ctx.saved_tensors[0] + two.neg()
 
 
+class Custom(nn.Module):
+    def __init__(self, new=True):
+        super().__init__()
+        self.first, self.scale, self.last = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.ones(())), Block()
+        self.new = new
+
+    def forward(self, x):
+        x = Scaled.apply(self.first(x), self.scale)
+        one, two = New.apply(x * 0.1) if self.new else (x, x)
+        return self.last(one) * two
+
+
 def custom():
-    class Custom(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.scale, self.last = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.ones(())), Block()
-
-        def forward(self, x):
-            x = Scaled.apply(self.first(x), self.scale)
-            one, two = New.apply(x * 0.1)
-            return self.last(one) * two
-
     train(know(Custom()))
 
 
-def penalty(way):
+def penalty(way, model=None):
     """The gradient's norm is part of the loss; then the same through .backward(create_graph=True)."""
-    model = know(Net())
+    model = know(model or Net())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for _ in range(3):
         x = data().requires_grad_()
@@ -365,7 +382,77 @@ def hooks():
     train(model, loss_of)
 
 
+def saved():
+    """What is saved goes elsewhere and comes back: both allocate."""
+    model = know(Net())
+
+    def loss_of(model, x):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t.double(), lambda t: t.float()):
+            out = model(x)
+        with torch.autograd.graph.save_on_cpu():
+            return model(x).square().mean() + out.mean()
+
+    train(model, loss_of)
+
+
+def raises():
+    """Errors out of nested calls and out of a backward; the step goes on, or is begun anew."""
+
+    class Faulty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.fails = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Bilinear(WIDTH, WIDTH, 2)), False
+
+        def forward(self, x):
+            if self.fails:
+                return self.inner(x * 2)  # Bilinear wants two
+            return self.inner[0](x)
+
+    class Careful(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.faulty, self.last = Block(), Faulty(), Block()
+
+        def forward(self, x):
+            x = self.first(x)
+            try:
+                x = self.faulty(x)
+            except TypeError:
+                x = x.exp() + 1
+            return self.last(x) * 2
+
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            torch.ones(77)
+            raise ValueError
+
+    model = know(Careful())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for turn in range(4):
+        model.faulty.fails = turn % 2 == 1
+        x = data()
+        with during("forward"):
+            loss = model(x).square().mean()
+            failing = Fails.apply(model.last.norm(x)).sum()
+        if turn == 2:
+            try:
+                seed_and_backward(loss + failing)
+            except ValueError:
+                continue
+        seed_and_backward(loss)
+        update(optimizer)
+
+
 # ---- checkpointing
+
+
+def some_are_kept():
+    return create_selective_checkpoint_contexts([torch.ops.aten.addmm.default, torch.ops.aten.sigmoid.default])
 
 
 class Checkpointed(nn.Module):
@@ -384,9 +471,9 @@ class Checkpointed(nn.Module):
 
 
 class Nested(nn.Module):
-    def __init__(self, **options):
+    def __init__(self, inner=None, **options):
         super().__init__()
-        self.first, self.inner, self.last = nn.Linear(WIDTH, WIDTH), Checkpointed(**options), nn.Linear(WIDTH, WIDTH)
+        self.first, self.inner, self.last = nn.Linear(WIDTH, WIDTH), Checkpointed(**inner or options), nn.Linear(WIDTH, WIDTH)
         self.options = options
 
     def forward(self, x):
@@ -413,6 +500,107 @@ def sequential():
     train(know(Sequenced()))
 
 
+# ---- compiled: a region has the layer of the module that was called for it, and what it runs in backward too
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return self.last(self.first(x) * 2).sigmoid()
+
+
+def compiled(model, backend="aot_eager"):
+    """The model as a whole.  A second compilation of the same frame is an error."""
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        name = type(model).__name__
+        train(account.know_as(torch.compile(model, backend=backend, fullgraph=True), f"{name}:"))
+    say_compilations()
+
+
+def say_compilations():
+    counters = torch._dynamo.utils.counters
+    print({what: dict(counters[what]) for what in ("stats", "frames", "graph_break", "unimplemented")})
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def compiled_parts():
+    """One part compiled in place, one wrapped, one with a break in its middle; a function around modules."""
+
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.inner = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            torch._dynamo.graph_break()
+            return self.inner(x) + 1
+
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.inner = nn.Linear(WIDTH, WIDTH), Small()
+            self.wrapped, self.broken = Small(), Broken()
+
+        def forward(self, x):
+            x = self.inner(self.first(x) + 1).exp()
+            return self.broken(self.wrapped(x) * 2)
+
+    model = Mixed()
+    know(model, but=(model.inner, model.wrapped, model.broken))
+    model.inner.compile(backend="aot_eager", fullgraph=True)
+    account.know_as(model.inner, "Mixed:inner")
+    model.wrapped = account.know_as(torch.compile(model.wrapped, backend="aot_eager", fullgraph=True), "Mixed:wrapped")
+    model.broken = account.know_as(torch.compile(model.broken, backend="aot_eager"), "Mixed:broken")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        train(model)
+    say_compilations()
+
+
+def compiled_function():
+    model = Small()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def loss_of(x):
+        return model(x * 2).square().mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(3):
+        x = data()
+        with during("forward"):
+            loss = loss_of(x)
+        seed_and_backward(loss)
+        update(optimizer)
+    say_compilations()
+
+
+def scripted(way):
+    """Inside the interpreter of torch.jit there are no calls of modules: all is the outermost one's."""
+    torch.manual_seed(1)
+    warnings.simplefilter("ignore")
+    model = Net()
+    with torch.no_grad():
+        model = torch.jit.script(model) if way == "script" else torch.jit.trace(model, torch.ones(5, WIDTH))
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.last = model, nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.last(self.body(x)) + 1
+
+    outer = Outer()
+    account.know_as(outer, "Outer:")
+    account.know_as(outer.body, "Outer:body")
+    account.know_as(outer.last, "Outer:last")
+    train(outer, steps=4)
+
+
 STYLES = {
     "nested": nested,
     "repeated": repeated,
@@ -423,10 +611,14 @@ STYLES = {
     "func": func,
     "checkpoint_functional": checkpoint_functional,
     "func_plain": func_plain,
+    "derivatives": derivatives,
     "custom": custom,
     "penalty_grad": lambda: penalty("grad"),
     "penalty_backward": lambda: penalty("backward"),
+    "penalty_custom": lambda: penalty("grad", Custom(new=False)),
     "retain": retain,
+    "saved": saved,
+    "raises": raises,
     "inside": inside,
     "hooks": hooks,
     "checkpoint": lambda: checkpointing(Checkpointed, use_reentrant=False),
@@ -434,6 +626,15 @@ STYLES = {
     "checkpoint_nested": lambda: checkpointing(Nested, use_reentrant=False),
     "checkpoint_nested_reentrant": lambda: checkpointing(Nested, use_reentrant=True),
     "checkpoint_sequential": sequential,
+    "checkpoint_mixed": lambda: checkpointing(Nested, use_reentrant=True, inner={"use_reentrant": False}),
+    "checkpoint_selective": lambda: checkpointing(Checkpointed, use_reentrant=False, context_fn=some_are_kept),
+    "compiled": lambda: compiled(Net()),
+    "compiled_checkpoint": lambda: compiled(Checkpointed(use_reentrant=False)),
+    "compiled_inductor": lambda: compiled(Small(), "inductor"),
+    "compiled_parts": compiled_parts,
+    "compiled_function": compiled_function,
+    "scripted": lambda: scripted("script"),
+    "traced": lambda: scripted("trace"),
 }
 
 torch.set_num_threads(1)
