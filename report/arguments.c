@@ -12,16 +12,16 @@
 
 static const struct argp_option options[] = {
         {0, 0, 0, 0, "Which allocations (a view refuses what it cannot honour):", 1},
-        {"phase", 'p', "PHASE,...", 0, "Born in these phases: static, forward, backward, optimizer, inference, other", 1},
+        {"phase", 'p', "PHASE,...", 0, "Allocated in these phases: static, forward, backward, optimizer, inference, other", 1},
         {"layer", 'l', "LAYER", 0, "Of this layer (encoder.0), of it and all below it (encoder.*), or of none (-)", 1},
         {"category", 'k', "KIND,...", 0, "Of these kinds: parameter, gradient, activation, ...", 1},
         {"device", 'd', "DEVICE", 0, "On this device (cpu, cuda:0) instead of the run's main one", 1},
-        {"step", 's', "N", 0, "Born in this step; timeline: this step only", 1},
+        {"step", 's', "N", 0, "Allocated in this step; timeline, layers, lifetimes: look at this step", 1},
         {"min-size", 'm', "SIZE", 0, "Of at least this size: 4096, 512KiB, 1.5MB", 1},
         {0, 0, 0, 0, "How it is shown:", 2},
         {"format", 'f', "FORMAT", 0, "text (default), markdown; for programs json (an object a line) or csv, with exact bytes",
          2},
-        {"limit", 'n', "N", 0, "At most N rows (timeline: steps), or all", 2},
+        {"limit", 'n', "N", 0, "At most N rows (timeline: steps; layers: a list instead of the tree), or all", 2},
         {"units", 'u', "UNITS", 0, "MiB (default: KiB, MiB, GiB), MB (kB, MB, GB) or bytes", 2},
         {"color", 'c', "WHEN", OPTION_ARG_OPTIONAL, "auto (default: on a terminal, unless NO_COLOR is set), always or never", 2},
         {"colour", 0, 0, OPTION_ALIAS | OPTION_HIDDEN, 0, 2},
@@ -35,12 +35,12 @@ static const char help_begin[] = "Show what the memory of a training run was use
                                  "FILE is a run file that a program wrote under libnnmemhook.so. VIEW is one of:";
 
 static const char help_end[] = "Examples:\n"
-                               "  nnmem-report run.db                       what the memory was for\n"
-                               "  nnmem-report timeline run.db --step 2     one step, phase by phase\n"
-                               "  nnmem-report peak run.db --limit all      every block alive at the peak\n"
+                               "  nnmem-report run.db                          what the memory was for\n"
+                               "  nnmem-report timeline run.db --step 2        one step, phase by phase\n"
+                               "  nnmem-report peak run.db --layer 'encoder.*' what the encoder had at the peak\n"
                                "  nnmem-report layers run.db -f json | jq -c .\n"
                                "\n"
-                               "Exit status: 0 done, 1 a check failed, 2 wrong usage or a file that cannot be read.";
+                               "Exit status: 0 done, 1 a check failed, 2 wrong usage or unreadable file.";
 
 static error_t wrong(struct arguments *arguments, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

@@ -623,7 +623,7 @@ static int show(struct report *report)
 
 const struct report_view layers_view = {
         .name = "layers",
-        .help = "the tree of layers with what each has, in the step with the peak or another",
+        .help = "the tree of layers with what each has in a step",
         .filters = FILTER_DEVICE | FILTER_STEP | FILTER_LAYER,
         .kinds = kinds,
         .show = show,

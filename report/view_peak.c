@@ -388,7 +388,7 @@ static int show(struct report *report)
 
 const struct report_view peak_view = {
         .name = "peak",
-        .help = "what was alive when there was most, whose it is and where it was made",
+        .help = "what was alive when there was most: whose it is, where made",
         .filters = FILTERS_ALL,
         .kinds = kinds,
         .show = show,
