@@ -244,7 +244,7 @@ uint32_t stacks_capture(struct stacks *stacks, struct emitter *emitter, uint32_t
 /* Eight bytes at a time: operators are asked for at every allocation. */
 static uint64_t hash_name(const char *name, size_t length, bool mangled)
 {
-	uint64_t hash = length * 2 + mangled + 1, word;
+	uint64_t hash = mix(length * 2 + mangled + 1), word;
 
 	for (; length >= sizeof(word); name += sizeof(word), length -= sizeof(word)) {
 		memcpy(&word, name, sizeof(word));

@@ -28,7 +28,7 @@ static struct {
 } frames[STACKS_FRAMES + 1];
 static struct {
 	bool known;
-	uint32_t parent, frame, shown;
+	uint32_t parent, frame, shown, operation;
 } tree[STACKS_STACKS + 1];
 static unsigned nr_definitions;
 
@@ -95,12 +95,14 @@ static void learn(void)
 		}
 		assert_int_equal(record->kind, RECORD_DEF_STACK);
 		assert_in_range(record->stack, 1, STACKS_STACKS);
-		assert_true(frames[record->scope].known && frames[record->b].known);
+		assert_true(frames[record->scope].known && (!record->b || frames[record->b].known));
+		assert_true(!record->address || frames[record->address].known);
 		assert_true(!record->a || tree[record->a].known);
 		tree[record->stack].known = true;
 		tree[record->stack].parent = (uint32_t)record->a;
 		tree[record->stack].frame = record->scope;
 		tree[record->stack].shown = (uint32_t)record->b;
+		tree[record->stack].operation = (uint32_t)record->address;
 	}
 	ring_reader_release(reader);
 }
@@ -224,6 +226,66 @@ static void test_capture_when_no_frame_is_the_users_then_a_packages_is_shown(voi
 	free(library);
 }
 
+static void test_operation_when_on_a_stack_then_what_is_shown_stays(void **state)
+{
+	struct world *world = start(1), *library = make_world(12, 1);
+	uint32_t stack, user, frame = stacks_operation(stacks, &emitter, 5, "aten::conv2d", false);
+
+	assert_int_equal(stacks_operation(stacks, &emitter, 5, "aten::conv2d", false), frame);
+	user = capture(world);
+	name_code(library, "/lib/torch/nn/functional.py", "relu", 100);
+	run_code_of(world, 0, library, 1);
+	stack = capture(world);
+	for (int i = 0; i < 3; i++) {
+		uint32_t below = i == 0 ? user : i == 1 ? stack : 0, above = stacks_on(stacks, &emitter, 5, below, frame);
+
+		learn();
+		assert_int_equal(stacks_on(stacks, &emitter, 5, below, frame), above);
+		assert_int_equal(tree[above].parent, below);
+		assert_int_equal(tree[above].frame, frame);
+		assert_int_equal(tree[above].operation, frame);
+		assert_int_equal(tree[above].shown, tree[below].shown); /* also where it is PyTorch's, or none */
+		assert_int_equal(tree[below].operation, 0);
+	}
+	assert_string_equal(frames[frame].file, "");
+	assert_string_equal(frames[frame].function, "aten::conv2d");
+	free(world);
+	free(library);
+}
+
+static void test_operation_when_names_differ_anywhere_then_so_do_frames(void **state)
+{
+	static const char *const names[] = {
+	        "", "a", "b", "aten::conv2d", "aten::conv3d", "bten::conv2d", "aten::conv2e", "aten::conv2d_"};
+	char long_name[400];
+	uint32_t ids[9];
+
+	for (size_t i = 0; i < 8; i++)
+		ids[i] = stacks_operation(stacks, &emitter, 5, names[i], false);
+	ids[8] = stacks_operation(stacks, &emitter, 5, names[3], true); /* the same, mangled */
+	for (size_t i = 0; i < 9; i++)
+		for (size_t j = 0; j < i; j++)
+			assert_int_not_equal(ids[i], ids[j]);
+	memset(long_name, 'x', sizeof(long_name) - 1);
+	long_name[sizeof(long_name) - 1] = '\0';
+	ids[0] = stacks_operation(stacks, &emitter, 5, long_name, false);
+	long_name[STACKS_NAME_MAX] = '\0';
+	assert_int_equal(stacks_operation(stacks, &emitter, 5, long_name, false), ids[0]);
+}
+
+static void test_operation_when_a_table_is_full_then_the_stack_stays_and_said(void **state)
+{
+	uint32_t frame = stacks_operation(stacks, &emitter, 5, "aten::conv2d", false);
+
+	for (uint32_t i = 0; i < STACKS_STACKS; i++)
+		stacks->stacks[i] = UINT64_MAX;
+	assert_int_equal(stacks_on(stacks, &emitter, 5, 3, frame), 3);
+	assert_true(stacks->is_full);
+	for (uint32_t i = 0; i < STACKS_FRAMES; i++)
+		stacks->frames[i] = UINT64_MAX;
+	assert_int_equal(stacks_operation(stacks, &emitter, 5, "aten::conv3d", false), 0);
+}
+
 static void test_capture_when_code_at_the_same_address_changes_then_another_stack(void **state)
 {
 	struct world *world = start(1);
@@ -341,6 +403,9 @@ int main(void)
 	        TEST(test_capture_when_no_frame_then_no_stack),
 	        TEST(test_capture_when_innermost_frames_are_not_the_users_then_another_is_shown),
 	        TEST(test_capture_when_no_frame_is_the_users_then_a_packages_is_shown),
+	        TEST(test_operation_when_on_a_stack_then_what_is_shown_stays),
+	        TEST(test_operation_when_names_differ_anywhere_then_so_do_frames),
+	        TEST(test_operation_when_a_table_is_full_then_the_stack_stays_and_said),
 	        TEST(test_capture_when_code_at_the_same_address_changes_then_another_stack),
 	        TEST(test_capture_when_the_same_source_is_elsewhere_then_the_same_stack),
 	        TEST(test_capture_when_deeper_than_is_kept_then_one_stack_for_all_depths),
