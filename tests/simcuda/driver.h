@@ -1,0 +1,76 @@
+/*
+ * The simulated driver's own parts (libcuda.so.1), one header for all of them.
+ *
+ * Real: addresses, which are mapped while they are allocated and fault when they are not; the order of events; budgets.
+ * Simulated: everything else.  Work is done at once, on the calling thread; kernels do nothing.
+ * One lock, driver_lock, guards all state; it is held for whole calls, so that the log's order is the order of events.
+ */
+#ifndef NNMEM_SIMCUDA_DRIVER_H
+#define NNMEM_SIMCUDA_DRIVER_H
+
+#include "sim.h"
+
+#include <cuda.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#define SIM_MAX_DEVICES   8
+#define SIM_GRANULE_BYTES ((size_t)2 << 20) /* what device memory is given out in */
+
+/*
+ * A device.  The window is an address range of its own, twice its memory, of which only what is allocated is mapped.
+ */
+struct device {
+	struct range *ranges; /* what is allocated, by address */
+	uintptr_t window;     /* address; 0: not reserved yet */
+	size_t window_bytes;
+	size_t memory_bytes;      /* the budget */
+	size_t used_bytes;        /* of the budget; the context is a part of it */
+	size_t context_bytes;     /* 0 before the context is made */
+	struct CUctx_st *context; /* the primary one, NULL before it is made */
+};
+
+/*
+ * A piece of a window, or of the host's memory.
+ */
+struct range {
+	struct range *next;
+	uintptr_t address;
+	size_t size_bytes;     /* as asked for */
+	size_t reserved_bytes; /* in whole granules */
+	int device_id;
+	bool registered; /* host memory that somebody else allocated */
+};
+
+extern pthread_mutex_t driver_lock;
+
+/* The device @device_id, or NULL when there is none. */
+struct device *device_of(int device_id);
+
+/* How many devices there are. */
+int device_count(void);
+
+/*
+ * The device of the calling thread's context, or -1 when it has none.
+ */
+int device_current(void);
+
+/*
+ * One event of memory, as a line of the log: "event device address size caller", the caller being the file of the library
+ * at @caller, a code address.  Holds driver_lock.
+ */
+void log_event(const char *event, int device_id, uintptr_t address, size_t size_bytes, const void *caller);
+
+/* Whether the allocation of device memory that is about to be made is the one that SIMCUDA_FAIL_AT names. */
+bool memory_fails_now(void);
+
+/* Make the context's memory part of what is used. */
+void memory_add_context(struct device *device, int device_id, const void *caller);
+
+/* The allocated range of any device that holds @address, or NULL.  Holds driver_lock. */
+struct range *memory_find(uintptr_t address);
+
+/* The pinned range that holds @address, or NULL.  Holds driver_lock. */
+struct range *host_find(uintptr_t address);
+
+#endif
