@@ -1,0 +1,134 @@
+"""The simulated device itself: an unmodified CUDA build of PyTorch trains on it, and two accounts of it agree.
+
+The allocator's own trace is PyTorch's, the driver's log is the rig's.  Neither knows of the other.  No GPU is involved,
+and nothing here says what a real one does.
+"""
+
+import ctypes
+import itertools
+import subprocess
+import sys
+
+import pytest
+import rig
+
+# What each is run with beside its name.
+SCENARIOS = {
+    "mlp_adamw": {},
+    "mlp_fused": {},
+    "free_and_retry": {},
+    "out_of_memory": {},
+    "one_failure": {"SIMCUDA_FAIL_AT": 5},
+    "two_devices": {"SIMCUDA_DEVICES": 2},
+    "streams": {"SIMCUDA_EVENT_LAG": 3},
+    "threads": {"SIMCUDA_SEED": 7},
+    "pinned": {},
+    "checkpointing": {},
+    "grad_scaler": {},
+}
+MUTATIONS = ("drop:3", "double:3", "size:3")
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    wanted = {scenario: (scenario, settings) for scenario, settings in SCENARIOS.items()}
+    wanted |= {mutation: ("free_and_retry", {"SIMCUDA_MUTATE": mutation}) for mutation in MUTATIONS}
+    wanted["streams_at_once"] = ("streams", {})
+    wanted["traps_strict"] = ("traps", {})
+    wanted["traps"] = ("traps", {"SIMCUDA_STRICT": 0})
+    return rig.run_each(wanted, tmp_path_factory.mktemp("sim"))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_sim_trace_of_the_allocator_equals_the_log_of_the_driver(scenario, ended):
+    simulated = ended[scenario]
+
+    assert simulated.finished.status == 0, simulated.finished.err
+    assert simulated.said["name"] == "simcuda (simulated, no GPU)"
+    for device, reserved in enumerate(simulated.said["reserved"]):
+        by_driver = simulated.segments_by_driver(device)
+        assert by_driver and by_driver == simulated.segments_by_pytorch(device)
+        assert reserved == sum(size if what == "segment_alloc" else -size for what, _, size in by_driver)
+        # What the driver calls used is segments, the libraries' workspaces and the context, and nothing else.
+        workspaces = simulated.live(device, "sim-cublas.so")
+        assert workspaces > 0 and simulated.context(device) > 0
+        assert simulated.said["used"][device] == reserved + workspaces + simulated.context(device)
+
+
+def test_sim_a_lagging_event_defers_the_completed_free(ended):
+    def deferral(simulated):
+        actions = [action for action, _, _ in simulated.said["trace"][0]]
+        return actions.index("free_completed") - actions.index("free_requested")
+
+    assert deferral(ended["streams"]) > deferral(ended["streams_at_once"])
+
+
+def test_sim_pinned_memory_is_in_the_log(ended):
+    assert [event.size for event in ended["pinned"].log if event.what == "host_alloc"] == [1024 * 256 * 4]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_sim_a_lie_of_the_log_is_found(mutation, ended):
+    simulated = ended[mutation]
+    assert simulated.finished.status == 0, simulated.finished.err
+    assert simulated.segments_by_driver(0) != simulated.segments_by_pytorch(0)
+
+
+def test_sim_what_is_not_simulated_aborts_when_strict(ended):
+    assert ended["traps_strict"].finished.status == -6
+    assert "simcuda: not simulated: cufftCreate" in ended["traps_strict"].finished.err
+
+
+def test_sim_what_is_not_simulated_is_an_error_when_not_strict(ended):
+    assert ended["traps"].finished.status == 1
+    assert "CUFFT_NOT_SUPPORTED" in ended["traps"].finished.err
+
+
+def driver():
+    library = ctypes.CDLL(str(next(path for path in rig.LIBRARIES if path.name == "sim-cuda.so")))
+    assert library.cuInit(0) == 0
+    context = ctypes.c_void_p()
+    assert library.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+    assert library.cuCtxSetCurrent(context) == 0
+    return library
+
+
+def test_sim_driver_has_no_private_tables():
+    table = ctypes.c_void_p(1)
+    assert driver().cuGetExportTable(ctypes.byref(table), (ctypes.c_char * 16)()) == 801
+
+
+def test_sim_driver_gives_out_the_lowest_gap_that_fits_and_keeps_its_budget():
+    library, granule = driver(), 2 << 20
+    addresses = [ctypes.c_uint64() for _ in range(3)]
+    for address, size in zip(addresses, (granule, 3 * granule, 1)):
+        assert library.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size)) == 0
+    assert [b.value - a.value for a, b in itertools.pairwise(addresses)] == [granule, 3 * granule]
+
+    assert library.cuMemFree_v2(addresses[1]) == 0
+    assert library.cuMemFree_v2(addresses[1]) == 1, "twice freed"
+    again = ctypes.c_uint64()
+    assert library.cuMemAlloc_v2(ctypes.byref(again), ctypes.c_size_t(granule + 1)) == 0
+    assert again.value == addresses[1].value
+
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    assert library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    assert library.cuMemAlloc_v2(ctypes.byref(again), ctypes.c_size_t(free.value + 1)) == 2
+    for address in (addresses[0], addresses[1], addresses[2]):
+        assert library.cuMemFree_v2(address) == 0
+
+
+def test_sim_a_freed_range_faults():
+    code = f"""
+import ctypes
+d = ctypes.CDLL({str(rig.harness.BUILD / "simcuda/sim-cuda.so")!r})
+context, address = ctypes.c_void_p(), ctypes.c_uint64()
+d.cuInit(0), d.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0), d.cuCtxSetCurrent(context)
+assert d.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(4096)) == 0
+ctypes.memset(address.value, 1, 4096)
+print("written", flush=True)
+d.cuMemFree_v2(address)
+ctypes.memset(address.value, 1, 4096)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=rig.harness.environment())
+    assert (ended.stdout, ended.returncode) == ("written\n", -11)
