@@ -3,7 +3,7 @@
 #
 # usage: bash tests/run.sh [--without-2.14] [--label REGEX]
 #   --without-2.14   do without PyTorch 2.14.1 (5.5 GB on disk); the end-to-end tests then run on 2.13.0 alone
-#   --label REGEX    only tests with such a ctest label: lint, unit, property, preload, golden, e2e, bench
+#   --label REGEX    only tests with such a ctest label: lint, unit, property, preload, golden, e2e, sim, bench
 source "$(dirname "$0")/../cmake/setup.sh"
 
 with_214=1
