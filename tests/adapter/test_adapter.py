@@ -592,6 +592,15 @@ file.seek(0)
 print(type(torch.load(file, weights_only=False)), twin(x).shape, list(twin.state_dict()))
 print(pickle.loads(pickle.dumps(nn.Module.__call__)) is nn.Module.__call__)
 gc.disable()
+from torch.utils.checkpoint import checkpoint
+for reentrant in (False, True):
+    block = nn.Linear(3, 3)
+    out = checkpoint(block, x.clone().requires_grad_(), use_reentrant=reentrant)
+    print(sys.getrefcount(block), sys.getrefcount(out))
+    out.sum().backward()
+    gone = weakref.ref(block)
+    del block, out
+    print(gone())
 net.head = head = nn.Linear(2, 2)
 net(x)
 dead = [weakref.ref(o) for o in (net, net.first, net.rest[2].weight, head.weight, optimizer)]
