@@ -52,6 +52,7 @@ enum category_rule {
 	RULE_OPTIMIZER_KEPT,   /* born in step(), alive when it ended: optimizer_state */
 	RULE_OPTIMIZER_FREED,  /* born and freed in one step(): optimizer_temporary */
 	RULE_BACKWARD_SEED,    /* the gradient of the loss, made just before backward began: backward_temporary */
+	RULE_BEFORE_STEP,      /* born between backward and step(), freed before the next forward: optimizer_temporary */
 	NR_CATEGORY_RULES
 };
 

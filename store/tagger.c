@@ -394,6 +394,7 @@ static void feed_alloc(struct tagger *tagger, struct thread *thread, const struc
 	live->a.recompute = context.recompute;
 	live->a.shared = record->flags & RECORD_F_SHARED;
 	live->a.episode = context.episode;
+	live->a.before_step = context.phase == PHASE_OTHER && thread->owes_step;
 	if (context.phase != PHASE_BACKWARD || context.recompute)
 		live->a.call = scope_call(thread, record->scope);
 	thread->seed = 0;

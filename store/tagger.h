@@ -58,6 +58,7 @@ struct tag_allocation {
 	bool seen_forward; /* a forward began, on any thread, while it was alive */
 	bool named_input;  /* it was given to a root module call */
 	bool seed;         /* made for `.backward()`, just before it began */
+	bool before_step;  /* born outside the phases after a backward of its thread, before the step() that follows */
 };
 
 struct tag_phase_totals {

@@ -11,6 +11,9 @@
  * - The gradient of the loss that `.backward()` makes before the engine starts is an activation gradient, though it is born
  *   in forward and dies after backward.
  * - What autograd.grad() leaves is gradient too.
+ * - What is made between a backward and the step() that follows on the thread, and is gone before a forward begins, prepares
+ *   or is the update: norms of gradients and what clips and unscales them, an update that is written by hand.  Whether
+ *   step() follows is not known when it is freed; before another micro-batch the same is said of what its loading leaves.
  */
 #include "store/tagger_internal.h"
 
@@ -98,6 +101,8 @@ static struct verdict verdict_of(const struct tagger *tagger, const struct live 
 	default:
 		if (a->seen_forward)
 			return (struct verdict){CATEGORY_INPUT, RULE_BEFORE_FORWARD};
+		if (a->before_step && is_dead(live))
+			return (struct verdict){CATEGORY_OPTIMIZER_TEMPORARY, RULE_BEFORE_STEP};
 		return (struct verdict){CATEGORY_UNKNOWN, RULE_BETWEEN_PHASES};
 	}
 }

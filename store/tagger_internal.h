@@ -212,9 +212,9 @@ struct thread {
 	uint64_t span_epoch, span_episode;
 
 	/* Pace: what decides where steps end (tagger_step.c).  Candidates and the like are first stretches of nodes; 0: none. */
-	bool stepped;  /* stepped since its last candidate */
-	bool backed;   /* ran a backward since its last training forward that could end a step */
-	bool unscaled; /* ran a backward since its last GradScaler.update, and no optimizer stepped since */
+	bool stepped;   /* stepped since its last candidate */
+	bool backed;    /* ran a backward since its last training forward that could end a step */
+	bool owes_step; /* ran a backward, and neither an optimizer's step() nor a GradScaler.update came since */
 	uint64_t candidate, candidate_eval, candidate_seq;
 	uint64_t eval;    /* where evaluation began after the last step() */
 	uint64_t pending; /* a root call that will be a candidate if it makes nodes; in step 0 also functional code's */

@@ -292,7 +292,7 @@ static void xfer_thread(struct archive *archive, const struct tagger *tagger, st
 		xfer_span(archive, thread);
 	xfer_bool(archive, &thread->stepped);
 	xfer_bool(archive, &thread->backed);
-	xfer_bool(archive, &thread->unscaled);
+	xfer_bool(archive, &thread->owes_step);
 	xfer_pointer(archive, tagger, &thread->candidate);
 	xfer_pointer(archive, tagger, &thread->candidate_eval);
 	xfer_u64(archive, &thread->candidate_seq);

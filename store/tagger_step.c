@@ -610,7 +610,7 @@ void step_backward_begin(struct tagger *tagger, struct thread *thread, const str
 	}
 	if (outermost)
 		point_outer(tagger, thread, record, false);
-	thread->unscaled = true;
+	thread->owes_step = true;
 }
 
 void step_backward_end(struct tagger *tagger, struct thread *thread)
@@ -650,7 +650,7 @@ static void count_step(struct tagger *tagger, struct thread *thread)
 {
 	current(tagger)->steps++;
 	thread->stepped = true;
-	thread->unscaled = false;
+	thread->owes_step = false;
 	if (!tagger->any_optimizer) {
 		tagger->any_optimizer = true;
 		tagger->no_optimizer = false;
@@ -700,7 +700,7 @@ void step_optimizer_begin(struct tagger *tagger, struct thread *thread, const st
 
 void step_scaler_update(struct tagger *tagger, struct thread *thread, const struct record *record)
 {
-	if (!thread->unscaled)
+	if (!thread->owes_step)
 		return;
 	lead_steps(tagger, thread, record->seq, lead_stepped(tagger));
 	count_step(tagger, thread);

@@ -13,6 +13,7 @@
 #define FLAG_SEEN_FORWARD 16u
 #define FLAG_NAMED_INPUT  32u
 #define FLAG_SEED         64u
+#define FLAG_BEFORE_STEP  128u
 
 #define NO_DEVICE         UINT32_MAX
 

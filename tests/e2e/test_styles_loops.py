@@ -26,7 +26,7 @@ class Diary:
 
     def __init__(self, folder, log):
         diary = json.loads((folder / "diary.json").read_text())
-        self.kinds = diary["kinds"]
+        self.kinds, self.worked = diary["kinds"], diary["worked"]
         self.log = log.events
         self.threads = collections.defaultdict(list)
         self.starts = [0]
@@ -45,6 +45,19 @@ class Diary:
 
     def step(self, event):
         return bisect.bisect_right(self.starts, event) - 1
+
+    def temporaries_of_updates(self):
+        """What was born where gradients are worked on, and freed before the next forward on its thread."""
+        freed, found = {}, set()
+        for event in range(len(self.log) - 1, -1, -1):
+            address, size, thread, _ = self.log[event]
+            if size < 0:
+                freed[address] = event
+            elif any(start <= event < end for start, end in self.worked):
+                forwards = [at for at, phase in self.threads[thread] if phase == "forward" and at > event]
+                if freed.get(address, len(self.log)) < min(forwards, default=len(self.log)):
+                    found.add(event)
+        return found
 
     def by_phase(self):
         """(step, phase) to allocations and their bytes."""
@@ -65,6 +78,14 @@ class Diary:
             rows.append((kind, len(born), len(sizes) - len(born), sum(born), height, max(heights), heights[-1]))
             height = heights[-1]
         return rows
+
+
+def assert_temporaries_of_updates(db, diary):
+    """Where the loop says where it works on gradients; others, Lightning's among them, do so unseen by their script."""
+    number = events_of(db, diary)
+    rows = db.rows("SELECT alloc_seq, category FROM v_allocation WHERE category_rule = 'before_step'")
+    assert {number[row["alloc_seq"]] for row in rows} == diary.temporaries_of_updates() != set()
+    assert {row["category"] for row in rows} == {"optimizer_temporary"}
 
 
 def recorded_by_phase(db):
@@ -118,6 +139,8 @@ def test_steps_and_phases_when_trained_in_a_loop_then_are_those_of_its_diary(loo
     assert_allocations_lie_in(db, diary)
     assert recorded_by_step(db) == diary.by_step()
     assert recorded_by_phase(db) == diary.by_phase()
+    if loop in ("amp_bfloat16", "amp_float16", "accumulation", "by_hand"):
+        assert_temporaries_of_updates(db, diary)
 
 
 def test_steps_and_phases_when_two_ranks_train_then_each_file_has_those_of_its_rank(tmp_path):

@@ -1111,7 +1111,21 @@ static void test_category_when_optimizer_then_kept_or_freed(void **state)
 static void test_category_when_other_then_input_or_unknown(void **state)
 {
 	expect_rules("F( ) B( ) +a -a +b S( ) +c F( -b ) -c B( ) +d t2 +e t1 E( ) -d t2 -e X",
-	             "a=between_phases b=before_forward c=before_forward d=before_forward e=before_forward");
+	             "a=before_step b=before_forward c=before_forward d=before_forward e=before_forward");
+}
+
+/* Clipping of gradients, GradScaler.unscale_(), an update by hand; D and G of a GAN; accumulation; a skipped step. */
+static void test_category_when_between_backward_and_step_then_optimizer_temporary(void **state)
+{
+	expect_rules("F( ) B( ) +a +b -a S( ) -b +c -c X", "a=before_step b=before_step c=between_phases");
+	expect_rules("F( ) B( ) +a -a S( ) +b -b F( ) B( ) +c -c S2( ) +d -d X",
+	             "a=before_step b=between_phases c=before_step d=between_phases");
+	expect_rules("F( ) B( ) +x F( -x ) B( ) +a -a S( ) X", "x=before_forward a=before_step");
+	expect_rules("F( ) B( ) +a -a U +b -b X", "a=before_step b=between_phases");
+	expect_rules("F( ) B( S( ) ) +a -a X", "a=between_phases");
+	expect_rules("F( ) B( ) +a -a F( ) B( ) +b -b X", "a=before_step b=before_step");
+	expect_rules("F( ) B( ) t2 +a -a t1 S( ) X", "a=between_phases");
+	expect_rules("K F( ) B( ) +a -a S( ) +b -b K F( ) B( ) +c -c S( ) X", "a=before_step b=between_phases c=before_step");
 }
 
 static void test_category_when_named_then_names_decide(void **state)
@@ -2609,6 +2623,7 @@ int main(void)
 	        cmocka_unit_test(test_category_when_made_just_before_backward_then_seed),
 	        cmocka_unit_test(test_category_when_optimizer_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_other_then_input_or_unknown),
+	        cmocka_unit_test(test_category_when_between_backward_and_step_then_optimizer_temporary),
 	        cmocka_unit_test(test_category_when_named_then_names_decide),
 	        cmocka_unit_test(test_category_when_alive_then_provisional_by_open_layer),
 	        cmocka_unit_test(test_flush_when_nothing_changed_then_tells_no_allocation_again),

@@ -3,7 +3,7 @@
 usage: loops.py LOOP [FILE]    (under count_preload.so; writes diary.json)
 
 The diary is a list of [event, OS thread, step, phase]: from that event of the log on, until the thread's next entry, the
-thread was in that phase; and the kinds of the steps.  Nothing of nnmem is used: each loop says itself where its steps
+thread was in that phase; the kinds of the steps; and where gradients are worked on between a backward and the update.  Nothing of nnmem is used: each loop says itself where its steps
 begin, and entries are made by the loop, by hooks that PyTorch offers, and by methods that Lightning lets a user
 override.
 """
@@ -23,6 +23,7 @@ from marks import Marks
 now = Marks.now
 entries = []
 kinds = ["setup"]
+worked = []  # [first event, event after the last]
 phases = threading.local()
 
 
@@ -45,6 +46,13 @@ def during(phase, after):
         yield
     finally:
         note(after)
+
+
+@contextlib.contextmanager
+def working():
+    start = now()
+    yield
+    worked.append([start, now()])
 
 
 def net(width=20):
@@ -145,8 +153,9 @@ def amp(dtype):
         if index % 2 and scaler.is_enabled():
             loss = loss * float("inf")
         backward(scaler.scale(loss))
-        scaler.unscale_(opt)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with working():
+            scaler.unscale_(opt)
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(opt)
         scaler.update()
         clear(opt)
@@ -223,7 +232,8 @@ def accumulation():
             if micro == 0:
                 step()
             backward(loss_of(model, x, y) / 3)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with working():
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         stepped(opt)
         clear(opt, set_to_none=False)
 
@@ -280,7 +290,7 @@ def by_hand():
     for _ in range(4):
         step()
         backward(loss_of(model, x, y))
-        with torch.no_grad():
+        with torch.no_grad(), working():
             for parameter, momentum in zip(model.parameters(), momenta):
                 momentum.mul_(0.9).add_(parameter.grad)
                 parameter -= 0.01 * momentum
@@ -426,4 +436,4 @@ torch.set_num_threads(1)
 torch.manual_seed(0)
 LOOPS[sys.argv[1]]()
 with open("diary.json", "w", encoding="utf-8") as diary:
-    json.dump({"entries": entries, "kinds": kinds}, diary)
+    json.dump({"entries": entries, "kinds": kinds, "worked": worked}, diary)
