@@ -181,6 +181,7 @@ def main(name):
                     for trace in snapshot["device_traces"]
                 ],
                 "allocated": [torch.cuda.memory_allocated(device) for device in devices],
+                "peak": [torch.cuda.max_memory_allocated(device) for device in devices],
                 "reserved": [torch.cuda.memory_reserved(device) for device in devices],
                 "used": [total - left for left, total in free],
             }
