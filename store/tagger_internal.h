@@ -216,7 +216,8 @@ struct thread {
 	bool backed;    /* ran a backward since its last training forward that could end a step */
 	bool owes_step; /* ran a backward, and neither an optimizer's step() nor a GradScaler.update came since */
 	uint64_t candidate, candidate_eval, candidate_seq;
-	uint64_t eval;    /* where evaluation began after the last step() */
+	uint64_t early, early_eval, early_seq; /* the first candidate since the lead's last step() */
+	uint64_t eval;                         /* where evaluation began after the last step() */
 	uint64_t pending; /* a root call that will be a candidate if it makes nodes; in step 0 also functional code's */
 	bool pending_functional;
 	uint64_t outer; /* the outermost backward or step() that is open */

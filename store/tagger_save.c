@@ -296,6 +296,9 @@ static void xfer_thread(struct archive *archive, const struct tagger *tagger, st
 	xfer_pointer(archive, tagger, &thread->candidate);
 	xfer_pointer(archive, tagger, &thread->candidate_eval);
 	xfer_u64(archive, &thread->candidate_seq);
+	xfer_pointer(archive, tagger, &thread->early);
+	xfer_pointer(archive, tagger, &thread->early_eval);
+	xfer_u64(archive, &thread->early_seq);
 	xfer_pointer(archive, tagger, &thread->eval);
 	xfer_pointer(archive, tagger, &thread->pending);
 	xfer_bool(archive, &thread->pending_functional);

@@ -10,7 +10,8 @@
  * - A candidate is the first training forward after a step() on the same thread.  When the lead steps again, the open step
  *   ends at its thread's last candidate since the lead's last step(); if there is none, where the outermost backward or
  *   step() that is open began.
- * - The lead is the first optimizer that stepped; one that steps twice without it takes its place.
+ * - The lead is the first optimizer that stepped; one that steps twice without it takes its place.  Then the open step ends also
+ *   where the new one's first step began, at its thread's first candidate since the old lead's last step().
  * - GradScaler.update counts as a step of the lead when a backward ran and no optimizer stepped since.
  * - As long as no optimizer stepped, each first training forward after a backward is marked; the marks become boundaries when
  *   the run ends or NO_OPTIMIZER_AFTER of them have passed, and are forgotten when an optimizer steps.
@@ -525,6 +526,11 @@ static void training_forward(struct tagger *tagger, struct thread *thread, uint6
 		point(tagger, &thread->candidate, stretch);
 		thread->candidate_seq = at == NONE ? 0 : tagger->nodes[at].start_seq;
 		point(tagger, &thread->candidate_eval, thread->eval);
+		if (!is_valid(tagger, thread->early) || thread->early_seq <= tagger->lead_seq) {
+			point(tagger, &thread->early, thread->candidate);
+			thread->early_seq = thread->candidate_seq;
+			point(tagger, &thread->early_eval, thread->candidate_eval);
+		}
 	} else {
 		mark_node(tagger, thread->eval, NODE_EVAL);
 		mark_node(tagger, stretch, NODE_TRAIN);
@@ -646,6 +652,16 @@ static void lead_steps(struct tagger *tagger, struct thread *thread, uint64_t se
 	tagger->lead_thread = thread->id;
 }
 
+/* @optimizer has stepped twice without the lead: from its first step on it is the lead. */
+static void take_over(struct tagger *tagger, struct thread *thread, const struct optimizer *optimizer)
+{
+	if (!tagger->manual && lead_stepped(tagger) && is_valid(tagger, thread->early) && thread->early_seq > tagger->lead_seq &&
+	    thread->early_seq < optimizer->last_seq)
+		split(tagger, thread->early, thread->early_eval, STEP_TRAIN);
+	tagger->lead = optimizer->id;
+	tagger->lead_seq = optimizer->last_seq;
+}
+
 static void count_step(struct tagger *tagger, struct thread *thread)
 {
 	current(tagger)->steps++;
@@ -671,13 +687,11 @@ void step_optimizer_begin(struct tagger *tagger, struct thread *thread, const st
 {
 	struct thread *owner = owner_of(tagger, thread);
 	struct optimizer *optimizer = name_optimizer(tagger, record->scope);
-	uint64_t start_seq;
 
 	if (!optimizer)
 		return;
 	if (outermost)
 		point_outer(tagger, thread, record, true);
-	start_seq = tagger->nodes[0].start_seq;
 	if (!tagger->has_lead) {
 		tagger->has_lead = true;
 		tagger->lead = optimizer->id;
@@ -689,9 +703,8 @@ void step_optimizer_begin(struct tagger *tagger, struct thread *thread, const st
 			optimizer->steps = 0;
 		optimizer->lead_number = tagger->lead_number;
 		if (++optimizer->steps == 2) {
-			tagger->lead = optimizer->id;
-			tagger->lead_seq = optimizer->last_seq;
-			lead_steps(tagger, owner, record->seq, optimizer->last_seq >= start_seq);
+			take_over(tagger, owner, optimizer);
+			lead_steps(tagger, owner, record->seq, lead_stepped(tagger));
 		}
 	}
 	optimizer->last_seq = record->seq;
@@ -906,8 +919,8 @@ bool step_load_check(struct tagger *tagger)
 		return false;
 	for (uint32_t i = 0; i < tagger->nr_threads; i++) {
 		struct thread *thread = tagger->threads[i];
-		uint64_t *const pointers[] = {&thread->candidate, &thread->candidate_eval, &thread->eval, &thread->pending,
-		                              &thread->outer};
+		uint64_t *const pointers[] = {&thread->candidate, &thread->candidate_eval, &thread->early, &thread->early_eval,
+		                              &thread->eval,      &thread->pending,        &thread->outer};
 
 		for (size_t p = 0; p < sizeof(pointers) / sizeof(pointers[0]); p++) {
 			*pointers[p] = step_pointer(tagger, *pointers[p]);

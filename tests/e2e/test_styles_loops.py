@@ -16,7 +16,7 @@ BOTH = (harness.COUNT, harness.HOOK)
 
 LOOPS = (
     *("lbfgs", "gan", "amp_bfloat16", "amp_float16", "optimizers", "in_backward", "eval_no_grad", "eval_inference_mode"),
-    *("accumulation", "lr_finder", "averaged", "by_hand", "functional_update", "two_threads"),
+    *("accumulation", "lr_finder", "replaced", "averaged", "by_hand", "functional_update", "two_threads"),
     *("lightning_automatic", "lightning_manual"),
 )
 

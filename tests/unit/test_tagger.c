@@ -746,15 +746,20 @@ static void test_steps_when_gan_is_killed_between_its_optimizers_then_last_is_pa
 
 static void test_steps_when_other_optimizer_steps_twice_then_it_leads(void **state)
 {
-	/* 9 warms up and is never seen again; from the second step() of 2 on, 2 leads. */
+	/* 9 warms up and is never seen again; from the second step() of 2 on, 2 leads, and did so at its first. */
 	expect_steps("F( +a ) B( ) S9( ) F( +b ) B( ) S2( ) F( +c ) B( ) S2( ) F( +d ) B( ) S2( ) F( +e ) B( ) S2( ) X",
-	             "setup() train(a b) train(c) train(d) train(e)");
+	             "setup() train(a) train(b) train(c) train(d) train(e)");
+	/* A step in which the old one stepped too; an evaluation before the new one's first. */
+	expect_steps("F( +a ) B( ) S( ) S2( ) F( +b ) B( ) S2( ) F( +c ) B( ) S2( ) X", "setup() train(a) train(b) train(c)");
+	expect_steps("F( +a ) B( ) S( ) E( +e ) F( +b ) B( ) S2( ) F( +c ) B( ) S2( ) X",
+	             "setup() train(a) eval(e) train(b) train(c)");
 }
 
 static void test_steps_when_candidate_is_older_than_leads_step_then_nothing_ends(void **state)
 {
 	/* 1 takes the lead with its second step(), but no forward came since its first. */
-	expect_steps("F( +a ) B( ) S2( ) F( +b ) B( ) S( ) B( +c S( ) ) F( +d ) B( ) S( ) X", "setup() train(a b c) train(d)");
+	expect_steps("F( +a ) B( ) S2( ) F( +b ) B( ) S( ) B( +c S( ) ) F( +d ) B( ) S( ) X",
+	             "setup() train(a) train(b c) train(d)");
 }
 
 static void test_steps_when_lead_comes_between_then_it_keeps_the_lead(void **state)

@@ -115,6 +115,11 @@ def lbfgs():
     for _ in range(3):
         step()
         stepped(opt, closure)
+        model.eval()
+        step("eval")
+        with torch.no_grad(), during("inference", "other"):
+            model(x)
+        model.train()
 
 
 def gan():
@@ -139,7 +144,7 @@ def gan():
 
 
 def amp(dtype):
-    """Losses of which every second has no finite gradients: the scaler skips those steps."""
+    """Most losses have no finite gradients, the first and the last among them: the scaler skips those steps."""
     model = net()
     opt = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     tell_steps(opt)
@@ -150,7 +155,7 @@ def amp(dtype):
         note("forward")
         with torch.autocast("cpu", dtype=dtype):
             loss = nn.functional.cross_entropy(model(x).float(), y)
-        if index % 2 and scaler.is_enabled():
+        if index % 3 != 1 and scaler.is_enabled():
             loss = loss * float("inf")
         backward(scaler.scale(loss))
         with working():
@@ -259,6 +264,19 @@ def lr_finder():
     model.load_state_dict(kept[0])
     opt.load_state_dict(kept[1])
     train([1e-3, 1e-3])
+
+
+def replaced():
+    """After two steps another optimizer takes over, of another class and while the first one is still there."""
+    model = net()
+    first, second = torch.optim.SGD(model.parameters(), lr=0.01), torch.optim.Adam(model.parameters())
+    for index in range(5):
+        x, y = batch()
+        step()
+        backward(loss_of(model, x, y))
+        opt = first if index < 2 else second
+        stepped(opt)
+        clear(opt)
 
 
 def averaged():
@@ -373,7 +391,7 @@ def lightning_module(automatic):
             opt.zero_grad()
 
         def validation_step(self, rows, index):
-            if index == 0:
+            if index == 0 and not self.trainer.sanity_checking:
                 step("eval")
             with during("inference", "other"):
                 self.net(rows[0])
@@ -392,7 +410,7 @@ def lightning_fit(automatic):
     rows = torch.utils.data.TensorDataset(*batch())
     loader = torch.utils.data.DataLoader(rows, batch_size=4)
     quiet = {key: False for key in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
-    trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=2, limit_train_batches=3, num_sanity_val_steps=0, **quiet)
+    trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=2, limit_train_batches=3, num_sanity_val_steps=1, **quiet)
     trainer.fit(lightning_module(automatic), loader, loader)
 
 
@@ -423,6 +441,7 @@ LOOPS = {
     "eval_inference_mode": lambda: evaluation(torch.inference_mode),
     "accumulation": accumulation,
     "lr_finder": lr_finder,
+    "replaced": replaced,
     "averaged": averaged,
     "by_hand": by_hand,
     "functional_update": functional_update,
