@@ -2,7 +2,7 @@
 
 usage: bench.py [--short]
 
-Each load runs in one process for each variant: bare, under the hook (with and without stacks) and under torch.profiler.
+Each load runs in one process for each variant: bare, under the hook (as it is by default, and with NNMEM_STACKS=off) and under torch.profiler.
 They live side by side and take turns, a fraction of a second each, so that whatever else the machine does falls on all
 alike.  What luck each process had with its memory's layout stays with it, so this is done again with new processes
 several times.  A set of processes gives one figure, the median over its turns of the difference (or ratio) to the bare
@@ -28,8 +28,8 @@ VERSION = harness.VERSIONS[0]
 # What is run beside the bare process: name, what it is called, preload, environment, arguments.
 VARIANTS = {
     "bare": ("bare", (), {}, []),
-    "ours": ("nnmem", (harness.HOOK,), {"NNMEM_STACKS": "off"}, []),
-    "stacks": ("nnmem with Python stacks", (harness.HOOK,), {"NNMEM_STACKS": "python"}, []),
+    "ours": ("nnmem without stacks", (harness.HOOK,), {"NNMEM_STACKS": "off"}, []),
+    "stacks": ("nnmem", (harness.HOOK,), {}, []),
     "profiler": ("torch.profiler", (), {}, ["profile"]),
 }
 # How long the recorder may go on with what a turn left in the ring before the next turn begins.

@@ -21,8 +21,8 @@ import harness  # noqa: E402  (found only with the path above)
 VERSION = harness.VERSIONS[0]
 VARIANTS = {
     "bare": ((), {}),
-    "nnmem": ((harness.HOOK,), {"NNMEM_STACKS": "off"}),
-    "nnmem with Python stacks": ((harness.HOOK,), {"NNMEM_STACKS": "python"}),
+    "nnmem without stacks": ((harness.HOOK,), {"NNMEM_STACKS": "off"}),
+    "nnmem": ((harness.HOOK,), {}),
 }
 
 
