@@ -179,7 +179,8 @@ static int order_layers(struct layers *layers)
 {
 	size_t nr = 0;
 
-	layers->order = calloc(layers->nr_layers, sizeof(*layers->order));
+	/* Never of no bytes: the first layer is what no module owns. */
+	layers->order = calloc(layers->nr_layers ? layers->nr_layers : 1, sizeof(*layers->order));
 	if (!layers->order)
 		return -ENOMEM;
 	link_layers(layers);
