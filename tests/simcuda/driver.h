@@ -70,6 +70,9 @@ void memory_add_context(struct device *device, int device_id, const void *caller
 /* The allocated range of any device that holds @address, or NULL.  Holds driver_lock. */
 struct range *memory_find(uintptr_t address);
 
+/* Whether physical memory is mapped at @address.  Holds driver_lock. */
+bool vmm_find(uintptr_t address);
+
 /* The pinned range that holds @address, or NULL.  Holds driver_lock. */
 struct range *host_find(uintptr_t address);
 

@@ -6,7 +6,6 @@
  */
 #include "driver.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -282,8 +281,8 @@ SIM_EXPORT CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
 	bool from_device, to_device;
 
 	pthread_mutex_lock(&driver_lock);
-	from_device = memory_find(src) != NULL;
-	to_device = memory_find(dst) != NULL;
+	from_device = memory_find(src) || vmm_find(src);
+	to_device = memory_find(dst) || vmm_find(dst);
 	pthread_mutex_unlock(&driver_lock);
 	if (from_device && !to_device && ByteCount <= 8)
 		memset((void *)dst, 0, ByteCount);
@@ -303,8 +302,12 @@ SIM_EXPORT CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, siz
 	const uintptr_t page = 4096;
 	uintptr_t first = (dstDevice + page - 1) & ~(page - 1);
 	uintptr_t end = (dstDevice + N) & ~(page - 1);
+	bool mapped;
 
-	if (uc || end <= first || madvise((void *)first, end - first, MADV_DONTNEED)) {
+	pthread_mutex_lock(&driver_lock);
+	mapped = vmm_find(dstDevice);
+	pthread_mutex_unlock(&driver_lock);
+	if (uc || end <= first || madvise((void *)first, end - first, mapped ? MADV_REMOVE : MADV_DONTNEED)) {
 		memset((void *)dstDevice, uc, N);
 		return CUDA_SUCCESS;
 	}

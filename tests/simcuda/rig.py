@@ -43,13 +43,35 @@ class Simulated:
         trace = self.said["trace"][device]
         return [tuple(entry) for entry in trace if entry[0] in ("segment_alloc", "segment_free")]
 
+    def maps_by_driver(self, device):
+        """Addresses mapped and unmapped for expandable segments, neighbours in one, as the driver saw them."""
+        kinds = {"map": "segment_map", "unmap": "segment_unmap"}
+        events = [event for event in self.log if event.device == device and event.what in kinds]
+        return fused([(kinds[event.what], event.address, event.size) for event in events])
+
+    def maps_by_pytorch(self, device):
+        """The same as the allocator's own trace has them."""
+        trace = self.said["trace"][device]
+        return fused([tuple(entry) for entry in trace if entry[0] in ("segment_map", "segment_unmap")])
+
     def live(self, device, *callers):
         """Bytes of @device that @callers have and did not give back."""
-        sign = {"alloc": 1, "free": -1, "context": 1}
+        sign = {"alloc": 1, "free": -1, "context": 1, "create": 1, "release": -1, "map": 0, "unmap": 0}
         return sum(sign[event.what] * event.size for event in self.log if event.device == device and event.caller in callers)
 
     def context(self, device):
         return sum(event.size for event in self.log if event.what == "context" and event.device == device)
+
+
+def fused(events):
+    """@events, (what, address, size), those in one that follow each other in order and in address."""
+    out = []
+    for what, address, size in events:
+        if out and out[-1][0] == what and out[-1][1] + out[-1][2] == address:
+            out[-1] = (what, out[-1][1], out[-1][2] + size)
+        else:
+            out.append((what, address, size))
+    return out
 
 
 def read_log(path):

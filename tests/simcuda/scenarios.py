@@ -132,6 +132,16 @@ def threads():
 
 
 @scenario
+def expandable():
+    """For PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: memory is created and mapped, given back and created again."""
+    large = torch.zeros(48 << 20, dtype=torch.uint8, device="cuda")
+    train(mlp(), rows, torch.sum)
+    del large
+    torch.cuda.empty_cache()
+    train(mlp(2048), rows, torch.sum)
+
+
+@scenario
 def pinned():
     host = torch.randn(1024, 256).pin_memory()
     assert host.is_pinned()

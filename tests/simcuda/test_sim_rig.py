@@ -16,6 +16,7 @@ import rig
 SCENARIOS = {
     "mlp_adamw": {},
     "mlp_fused": {},
+    "transformer_bf16": {},
     "free_and_retry": {},
     "out_of_memory": {},
     "one_failure": {"SIMCUDA_FAIL_AT": 5},
@@ -29,10 +30,15 @@ SCENARIOS = {
 MUTATIONS = ("drop:3", "double:3", "size:3")
 
 
+EXPANDABLE = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+
+
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
     wanted = {scenario: (scenario, settings) for scenario, settings in SCENARIOS.items()}
     wanted |= {mutation: ("free_and_retry", {"SIMCUDA_MUTATE": mutation}) for mutation in MUTATIONS}
+    wanted["expandable"] = ("expandable", EXPANDABLE)
+    wanted["expandable_lie"] = ("expandable", {**EXPANDABLE, "SIMCUDA_MUTATE": "drop:4"})
     wanted["streams_at_once"] = ("streams", {})
     wanted["traps_strict"] = ("traps", {})
     wanted["traps"] = ("traps", {"SIMCUDA_STRICT": 0})
@@ -53,6 +59,23 @@ def test_sim_trace_of_the_allocator_equals_the_log_of_the_driver(scenario, ended
         workspaces = simulated.live(device, "sim-cublas.so")
         assert workspaces > 0 and simulated.context(device) > 0
         assert simulated.said["used"][device] == reserved + workspaces + simulated.context(device)
+
+
+def test_sim_trace_of_expandable_segments_equals_the_mappings_of_the_driver(ended):
+    simulated = ended["expandable"]
+
+    assert simulated.finished.status == 0, simulated.finished.err
+    assert {what for what, _, _ in simulated.maps_by_driver(0)} == {"segment_map", "segment_unmap"}
+    assert simulated.maps_by_driver(0) == simulated.maps_by_pytorch(0)
+    assert simulated.live(0, "libc10_cuda.so") == simulated.said["reserved"][0]
+    workspaces = simulated.live(0, "sim-cublas.so")
+    assert simulated.said["used"][0] == simulated.said["reserved"][0] + workspaces + simulated.context(0)
+
+
+def test_sim_a_lie_about_mappings_is_found(ended):
+    simulated = ended["expandable_lie"]
+    assert simulated.finished.status == 0, simulated.finished.err
+    assert simulated.maps_by_driver(0) != simulated.maps_by_pytorch(0)
 
 
 def test_sim_a_lagging_event_defers_the_completed_free(ended):
