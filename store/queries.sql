@@ -166,3 +166,20 @@ SELECT CASE WHEN sd.peak_seq > 0 THEN sd.peak_seq ELSE max(st.start_seq - 1, 0) 
        EXISTS (SELECT 1 FROM device d JOIN stretch s ON s.id = d.peak_stretch WHERE d.id = :device AND s.step = st.step), st.step
 FROM step st JOIN step_device sd ON sd.step = st.step AND sd.device = :device
 WHERE st.step = :step;
+
+-- query: growth_nr_steps
+SELECT count(*) FROM step WHERE kind IN (1, 3);
+
+-- query: growth_steps
+SELECT step, start_seq, end_seq FROM step WHERE kind IN (1, 3) ORDER BY step;
+
+-- Blocks that were born until :end, in any order.
+-- query: growth_blocks
+SELECT a.size_bytes, a.alloc_seq, ifnull(a.free_seq, 0), a.phase, a.category, a.module, ifnull(k.shown, 0), ifnull(k.operation, 0)
+FROM allocation a LEFT JOIN stack k ON k.id = a.stack
+WHERE a.device = :device AND a.level = 0 AND a.alloc_seq <= :end AND {filter};
+
+-- query: growth_names
+SELECT (SELECT root_name FROM module WHERE id = :module), (SELECT fqn FROM module WHERE id = :module),
+       (SELECT file || ':' || line || ' (' || function || ')' FROM frame WHERE id = :line),
+       (SELECT function FROM frame WHERE id = :operation);

@@ -197,6 +197,35 @@ struct store_filter {
 		.phases = UINT32_MAX, .categories = UINT32_MAX, .step = UINT64_MAX                                               \
 	}
 
+/* Of what @kind growth is: see store_each_growth(). */
+enum store_growth_kind {
+	GROWTH_KEPT = 0,   /* each step leaves blocks behind */
+	GROWTH_REPLACED,   /* as many blocks, but larger from step to step */
+	GROWTH_WITH_STEPS, /* the same, explained by steps that all in all allocate more from step to step: longer inputs */
+};
+
+/* Blocks of one line, layer, category and phase of birth that grow from one training step to the next. */
+struct store_growth {
+	enum store_growth_kind kind;
+	const char *root, *layer, *line; /* or NULL; as of an allocation */
+	const char *operation;           /* or NULL; also when there are several */
+	unsigned phase, category;
+	uint64_t since_step; /* the first that left something behind, a warm-up step or a later one */
+	uint64_t nr_steps;   /* that bytes and nr_blocks are of: steady ones */
+	uint64_t nr_blocks;  /* left behind; GROWTH_REPLACED: alive */
+	uint64_t bytes, bytes_per_step;
+	unsigned fit_percent; /* how much of it a constant rate explains */
+};
+
+/* Which training steps were compared. */
+struct store_growth_steps {
+	uint64_t nr_training, nr_needed;
+	bool enough;                              /* steps to tell; the rest is 0 otherwise */
+	uint64_t first_step, last_step, nr_steps; /* looked at */
+	uint64_t nr_groups, nr_growing;           /* that outlive a step */
+	uint64_t nr_left_out;                     /* blocks of more groups than can be followed */
+};
+
 enum store_window {
 	/* The training step to show as typical: of those after the first the one with the highest peak, else the first. */
 	WINDOW_STEADY_STEP,
@@ -252,6 +281,13 @@ int store_each_layer(struct store *store, uint16_t device, uint64_t step, int (*
 /* By module and call; @filter: its layers, NULL all.  @step as in store_each_layer(). */
 int store_each_layer_call(struct store *store, uint16_t device, uint64_t step, const struct store_filter *filter,
                           int (*each)(const struct store_layer_call *, void *), void *arg);
+/*
+ * What grows from one training step to the next on @device: by kind, most bytes a step first.  The first steps (what they make
+ * stays in any program) and the last (the program's end frees everything) are left out.  *@ret_steps is filled before @each is
+ * called, also when there is nothing to tell.
+ */
+int store_each_growth(struct store *store, uint16_t device, const struct store_filter *filter,
+                      struct store_growth_steps *ret_steps, int (*each)(const struct store_growth *, void *), void *arg);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);
 int store_each_oom(struct store *store, int (*each)(const struct store_oom *, void *), void *arg);
 int store_each_note(struct store *store, int (*each)(const struct store_note *, void *), void *arg);

@@ -8,7 +8,7 @@ import pytest
 
 import harness
 
-VIEWS = ("summary", "timeline", "peak", "layers", "lifetimes", "info")
+VIEWS = ("summary", "timeline", "peak", "layers", "lifetimes", "growth", "info")
 MIB = 1 << 20
 
 

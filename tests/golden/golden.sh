@@ -25,7 +25,7 @@ check() { # EXPECTED-NAME ARGUMENT...
 	fi
 }
 
-for view in summary timeline peak layers lifetimes info; do
+for view in summary timeline peak layers lifetimes growth info; do
 	check $view.txt $view --width=100
 	check $view.json $view --format=json
 	check $view.csv $view --format=csv

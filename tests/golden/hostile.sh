@@ -58,10 +58,11 @@ changes | while read -r name sql; do
 	echo "$sql" >change.sql
 	rm -f run.db
 	"$golden_db" run.db "$folder/conv.sql" change.sql || exit 2
-	for view in summary timeline peak layers lifetimes info; do
+	for view in summary timeline peak layers lifetimes growth info; do
 		for format in text json csv markdown; do
 			case $format-$view in
 			text-info) set -- "" "--width=60" ;;
+			text-growth) set -- "" "--limit=all --width=60 --device=cpu" ;;
 			text-summary) set -- "" "--device=cpu --width=60" ;;
 			text-*) set -- "" "--limit=all --width=60 --device=cpu --step=2" ;;
 			*) set -- "--limit=all" ;;
