@@ -439,6 +439,7 @@ struct tagger {
 	bool has_lead;
 	uint64_t lead_number; /* how often a lead stepped */
 	uint64_t lead_seq;    /* of its last step(), 0: none */
+	uint64_t update_seq;  /* of the last GradScaler.update, 0: none */
 	uint32_t lead_thread;
 	uint64_t steps_before; /* optimizer steps in the last training step that closed */
 	uint8_t ended;         /* enum record_end, 0: not told */

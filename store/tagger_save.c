@@ -418,6 +418,7 @@ static void xfer_steps(struct archive *archive, struct tagger *tagger)
 	xfer_bool(archive, &tagger->has_lead);
 	xfer_u64(archive, &tagger->lead_number);
 	xfer_u64(archive, &tagger->lead_seq);
+	xfer_u64(archive, &tagger->update_seq);
 	xfer_u32(archive, &tagger->lead_thread);
 	xfer_u64(archive, &tagger->steps_before);
 	xfer_u8(archive, &tagger->ended);

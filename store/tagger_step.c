@@ -713,6 +713,13 @@ void step_optimizer_begin(struct tagger *tagger, struct thread *thread, const st
 
 void step_scaler_update(struct tagger *tagger, struct thread *thread, const struct record *record)
 {
+	/* The lead has stepped since the last update: one that now steps twice without it may do so because a step of it is
+	 * skipped. */
+	if (tagger->lead_seq > tagger->update_seq) {
+		drop(tagger, &thread->early);
+		drop(tagger, &thread->early_eval);
+	}
+	tagger->update_seq = record->seq;
 	if (!thread->owes_step)
 		return;
 	lead_steps(tagger, thread, record->seq, lead_stepped(tagger));

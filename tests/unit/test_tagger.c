@@ -788,6 +788,16 @@ static void test_steps_when_update_follows_a_step_then_it_is_none(void **state)
 	        "setup() train(a b) train(c d) train(e)");
 }
 
+static void test_steps_when_scaler_skips_one_of_two_optimizers_then_no_step_is_cut(void **state)
+{
+	/* The lead's second step is skipped, so 2 leads from then on: its steps begin at the last forward before it. */
+	expect_steps("F( +a ) B( ) S( ) F2( +b ) B( ) S2( ) U F( +c ) B( ) F2( +d ) B( ) S2( ) U "
+	             "F( +e ) B( ) S( ) F2( +f ) B( ) S2( ) U X",
+	             "setup() train(a b) train(c d e) train(f)");
+	/* 2 takes over for good. */
+	expect_steps("F( +a ) B( ) S( ) U F( +b ) B( ) S2( ) U F( +c ) B( ) S2( ) U X", "setup() train(a) train(b) train(c)");
+}
+
 static void test_steps_when_closure_runs_the_forward_then_end_where_step_begins(void **state)
 {
 	expect_steps("+w S( F( +a ) B( ) F( +b ) B( ) +m ) +x S( F( +c ) B( ) F( +d ) B( ) ) +y S( F( +e ) B( ) ) +z X",
@@ -2586,6 +2596,7 @@ int main(void)
 	        cmocka_unit_test(test_steps_when_lead_comes_between_then_it_keeps_the_lead),
 	        cmocka_unit_test(test_steps_when_several_optimizers_step_together_then_one_step),
 	        cmocka_unit_test(test_steps_when_scaler_skips_then_update_counts_as_step),
+	        cmocka_unit_test(test_steps_when_scaler_skips_one_of_two_optimizers_then_no_step_is_cut),
 	        cmocka_unit_test(test_steps_when_update_follows_a_step_then_it_is_none),
 	        cmocka_unit_test(test_steps_when_closure_runs_the_forward_then_end_where_step_begins),
 	        cmocka_unit_test(test_steps_when_closure_follows_micro_batches_then_end_at_the_first),
