@@ -2,7 +2,7 @@
 #
 # Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
 # "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter,
-# leave, push, in_module, current_root, current_module, enter_again, step_open, step_push, step_close, is_on, scaler_update,
+# leave, push, in_module, in_backward, current_root, current_module, enter_again, step_open, step_push, step_close, is_on, scaler_update,
 # remember, identify, define, input_storage, check_stacks and note; python.c says what they do.
 #
 # It is a guest in somebody else's program:
@@ -41,7 +41,8 @@ DisableTorchFunction = torch._C.DisableTorchFunction
 data_ptr = TensorBase.data_ptr
 strided = torch.strided
 no_dispatch = getattr(Tensor, "__torch_dispatch__", None)
-graph_task_id = getattr(torch._C, "_current_graph_task_id", lambda: -1)
+# Before 2.0 PyTorch does not say whether a backward runs; the hook does, as long as it records.
+graph_task_id = getattr(torch._C, "_current_graph_task_id", lambda: 0 if in_backward() else -1)
 tracing_state = torch._C._get_tracing_state
 
 # What Dynamo takes for True while it traces.  torch.compiler.is_dynamo_compiling is the cheapest: it only says False.
@@ -743,12 +744,33 @@ def wrap_step(hooked):
     return wrapper
 
 
-original_hook_step = Optimizer.profile_hook_step
+def new_hook_step(original):
+    @functools.wraps(original)
+    def profile_hook_step(func):
+        return wrap_step(original(func))
+
+    return staticmethod(profile_hook_step)
 
 
-@functools.wraps(original_hook_step)
-def profile_hook_step(func):
-    return wrap_step(original_hook_step(func))
+def new_hook_for_profile(original):
+    """Before 2.0 profile_hook_step is a function inside of this one, which is called for each new optimizer."""
+
+    @functools.wraps(original)
+    def _hook_for_profile(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        try:
+            wrap_step_of(type(self))
+        except Exception as error:
+            problem(7, error)
+        return result
+
+    return _hook_for_profile
+
+
+def wrap_step_of(kind):
+    step = kind.__dict__.get("step")
+    if getattr(step, "hooked", False) and getattr(step, "__code__", None) not in wrap_step.__code__.co_consts:
+        kind.step = wrap_step(step)
 
 
 def wrap_known_optimizers():
@@ -756,9 +778,7 @@ def wrap_known_optimizers():
     classes = Optimizer.__subclasses__()
     for kind in classes:
         classes.extend(other for other in type.__subclasses__(kind) if other not in classes)
-        step = kind.__dict__.get("step")
-        if getattr(step, "hooked", False):
-            kind.step = wrap_step(step)
+        wrap_step_of(kind)
 
 
 def new_update(original):
@@ -854,7 +874,10 @@ def compare_stacks():
 hide_from_dynamo(own_code)
 compare_stacks()
 Module.__call__ = new_call()
-Optimizer.profile_hook_step = staticmethod(profile_hook_step)
+if hasattr(Optimizer, "profile_hook_step"):
+    Optimizer.profile_hook_step = new_hook_step(Optimizer.profile_hook_step)
+else:
+    Optimizer._hook_for_profile = new_hook_for_profile(Optimizer._hook_for_profile)
 wrap_known_optimizers()
 if checkpoints is not None and hasattr(checkpoints, "_CheckpointFrame"):
     checkpoints._CheckpointFrame.__init__ = new_checkpoint_frame(checkpoints._CheckpointFrame.__init__)

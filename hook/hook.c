@@ -438,6 +438,11 @@ void hook_backward_end(void)
 	tell(thread, RECORD_BACKWARD_END, 0, 0, 0);
 }
 
+bool hook_in_backward(void)
+{
+	return this_thread.backward_depth || this_thread.node_depth;
+}
+
 void hook_autograd_worker(void)
 {
 	this_thread.autograd_worker = true;

@@ -56,6 +56,8 @@ void hook_backward_begin(bool accumulate, bool keep_graph);
 void hook_backward_end(void); /* also when an exception leaves the engine */
 /* The calling thread is an autograd worker (Engine::thread_init). */
 void hook_autograd_worker(void);
+/* A backward, or a node of one, runs on this thread. */
+bool hook_in_backward(void);
 /* A graph task is executed for the calling thread; its nodes may run on workers. */
 void hook_graph_task(const void *graph_task);
 /* Node number @number was made on this thread: it belongs to the innermost module call. */

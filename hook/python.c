@@ -286,6 +286,11 @@ static PyObject *adapter_in_module(PyObject *self, PyObject *unused)
 	return py.PyBool_FromLong(hook_in_module());
 }
 
+static PyObject *adapter_in_backward(PyObject *self, PyObject *unused)
+{
+	return py.PyBool_FromLong(hook_in_backward());
+}
+
 /* current_root() -> id of the root of the call that is open on this thread, 0 none. */
 static PyObject *adapter_current_root(PyObject *self, PyObject *unused)
 {
@@ -560,6 +565,7 @@ static struct PyMethodDef adapter_functions[] = {
         {"leave", adapter_leave, METH_NOARGS, NULL},
         {"push", adapter_push, METH_VARARGS, NULL},
         {"in_module", adapter_in_module, METH_NOARGS, NULL},
+        {"in_backward", adapter_in_backward, METH_NOARGS, NULL},
         {"current_root", adapter_current_root, METH_NOARGS, NULL},
         {"current_module", adapter_current_module, METH_NOARGS, NULL},
         {"enter_again", adapter_enter_again, METH_O, NULL},

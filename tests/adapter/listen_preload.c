@@ -77,6 +77,11 @@ bool hook_in_module(void)
 	return depth > 0;
 }
 
+bool hook_in_backward(void)
+{
+	return false;
+}
+
 uint32_t hook_current_module(void)
 {
 	return depth ? current[(depth < MAX_DEPTH ? depth : MAX_DEPTH) - 1] : 0;

@@ -41,7 +41,7 @@ struct event {
 };
 _Static_assert(sizeof(struct header) == 32 && sizeof(struct event) == 32, "the reader unpacks these");
 
-typedef void report_new(void *, long, size_t, size_t, uint16_t);
+typedef void report(void *, long, size_t, size_t, uint16_t);
 
 /* c10 of 2.x and of 1.13, and c10::memoryProfilingEnabled(). */
 EXPORT void _ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(void *, long, size_t, size_t, uint16_t);
@@ -54,16 +54,21 @@ EXPORT void count_preload_listen(listener *function);
 static struct header *log_file;
 static __thread listener *listening;
 
-/* The hook, which is loaded after us, or PyTorch's own function, which only a handle of its library finds. */
-static report_new *find_next(void)
+/*
+ * The function of that name of the hook, which is loaded after us, or PyTorch's own, which only a handle of its library finds.
+ * Debian's PyTorch has its version at the end of the library's name.
+ */
+static report *find_next(const char *name)
 {
-	static report_new *next;
-	static const char name[] = "_ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE";
+	static const char *const libraries[] = {"libc10.so", "libc10.so.1.13"};
+	report *next = (report *)dlsym(RTLD_NEXT, name);
 
-	if (!next)
-		next = (report_new *)dlsym(RTLD_NEXT, name);
-	if (!next)
-		next = (report_new *)dlsym(dlopen("libc10.so", RTLD_NOLOAD | RTLD_LAZY), name);
+	for (size_t i = 0; i < sizeof(libraries) / sizeof(libraries[0]) && !next; i++) {
+		void *library = dlopen(libraries[i], RTLD_NOLOAD | RTLD_LAZY);
+
+		if (library)
+			next = (report *)dlsym(library, name);
+	}
 	return next;
 }
 
@@ -119,28 +124,44 @@ bool _ZN3c1022memoryProfilingEnabledEv(void)
 	return true;
 }
 
+static void log_report(const void *address, long size, size_t total, uint16_t device)
+{
+	struct event *events;
+	uint64_t at;
+
+	if (!log_file || log_file->pid != (uint64_t)getpid())
+		return;
+	events = (struct event *)(log_file + 1);
+	at = __atomic_fetch_add(&log_file->next, 1, __ATOMIC_RELAXED);
+	if (at < CAPACITY)
+		events[at] = (struct event){
+		        .address = (uint64_t)(uintptr_t)address,
+		        .size_bytes = size,
+		        .thread = (uint32_t)syscall(SYS_gettid),
+		        .device = device,
+		        .total_bytes = total,
+		};
+	tell_listener(at, size);
+}
+
 void _ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(void *address, long size, size_t total, size_t reserved,
                                                            uint16_t device)
 {
-	if (log_file && log_file->pid == (uint64_t)getpid()) {
-		struct event *events = (struct event *)(log_file + 1);
-		uint64_t at = __atomic_fetch_add(&log_file->next, 1, __ATOMIC_RELAXED);
+	static report *next;
 
-		if (at < CAPACITY)
-			events[at] = (struct event){
-			        .address = (uint64_t)(uintptr_t)address,
-			        .size_bytes = size,
-			        .thread = (uint32_t)syscall(SYS_gettid),
-			        .device = device,
-			        .total_bytes = total,
-			};
-		tell_listener(at, size);
-	}
-	find_next()(address, size, total, reserved, device);
+	log_report(address, size, total, device);
+	if (!next)
+		next = find_next("_ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE");
+	next(address, size, total, reserved, device);
 }
 
 void _ZN3c1027reportMemoryUsageToProfilerEPvlllNS_6DeviceE(void *address, long size, size_t total, size_t reserved,
                                                            uint16_t device)
 {
-	_ZN3c1027reportMemoryUsageToProfilerEPvlmmNS_6DeviceE(address, size, total, reserved, device);
+	static report *next;
+
+	log_report(address, size, total, device);
+	if (!next)
+		next = find_next("_ZN3c1027reportMemoryUsageToProfilerEPvlllNS_6DeviceE");
+	next(address, size, total, reserved, device);
 }

@@ -15,7 +15,7 @@ _FIGURES = {
     ("E3", 1): (116, 276_532, 337_920, 3_755_696, 337_920),
     ("E3", 64): (122, 17_697_292, 19_304_448, 35_366_576, 19_304_448),
 }
-FIGURES = {"2.13.0": _FIGURES, "2.14.1": _FIGURES}
+FIGURES = {"1.13.1": _FIGURES, "2.13.0": _FIGURES, "2.14.1": _FIGURES}
 
 PARAMETER_BYTES = {"E1": 212, "E1+ReLU": 212, "E2": 18_531_608, "E3": 3_255_208}
 
@@ -26,7 +26,7 @@ _PEAKS = {
     "E2": {2: 20_608_032, 8: 26_848_032, 64: 85_088_032},
     "E3": {2: 4_257_456, 8: 7_268_016, 64: 35_366_576},
 }
-PEAKS = {"2.13.0": _PEAKS, "2.14.1": _PEAKS}
+PEAKS = {"1.13.1": _PEAKS, "2.13.0": _PEAKS, "2.14.1": _PEAKS}
 
 # E2, batch 64: state that an optimizer keeps after the first step, that step's peak above its start and its phase.
 _OPTIMIZERS = {
@@ -34,7 +34,7 @@ _OPTIMIZERS = {
     "momentum": (18_531_608, 85_088_032, "backward"),
     "adam": (37_063_248, 92_459_128, "optimizer"),
 }
-OPTIMIZERS = {"2.13.0": _OPTIMIZERS, "2.14.1": _OPTIMIZERS}
+OPTIMIZERS = {"1.13.1": _OPTIMIZERS, "2.13.0": _OPTIMIZERS, "2.14.1": _OPTIMIZERS}
 
 # Table R1 on E2, batch 64, SGD with momentum: most bytes of each class at one time in a steady step, and the peak.
 R1_E2 = {

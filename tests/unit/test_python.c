@@ -28,6 +28,11 @@ bool hook_in_module(void)
 	return false;
 }
 
+bool hook_in_backward(void)
+{
+	return false;
+}
+
 uint32_t hook_current_module(void)
 {
 	return 0;

@@ -6,6 +6,7 @@ Marks of what `forward`, `backward`, ... begin and end where the script's own ca
 mark is static; of two marks the later, inner one counts.
 """
 
+import inspect
 import sys
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from marks import Marks
 
 marks = Marks()
+backwards = []  # those that run
 
 
 def net():
@@ -31,7 +33,9 @@ def backward(loss):
     seed = marks.now()
     marks.intervals.append([seed, seed + 1, "forward", "seed"])
     with marks.during("backward"):
+        backwards.append(True)
         loss.backward()
+        backwards.pop()
 
 
 def batch():
@@ -118,16 +122,18 @@ def checkpointed(reentrant):
     in_engine = []
 
     def enter(module, args):
-        in_engine.append(marks.now() if torch._C._current_graph_task_id() != -1 else None)
+        in_engine.append(marks.now() if backwards else None)
 
     def leave(module, args, output):
         start = in_engine.pop()
         if start is not None:
             marks.add(start, "backward", "recompute")
 
+    # Recomputing stops early by an exception; before 2.1 it does not, and there is no such option.
+    always = {"always_call": True} if "always_call" in inspect.signature(nn.Module.register_forward_hook).parameters else {}
     for module in model.middle.modules():
         module.register_forward_pre_hook(enter)
-        module.register_forward_hook(leave, always_call=True)  # recomputing stops early by an exception
+        module.register_forward_hook(leave, **always)
     x, y = first_batch()
     for _ in range(3):
         loss = forward(model, x, y)

@@ -14,6 +14,13 @@ import nets
 from witness import Witness
 
 
+def capability():
+    """What torch.backends.cpu.get_cpu_capability() says, also where only the configuration's text does (before 2.0)."""
+    if hasattr(torch.backends, "cpu"):
+        return torch.backends.cpu.get_cpu_capability()
+    return torch.__config__.show().partition("CPU capability usage: ")[2].partition("\n")[0]
+
+
 def main():
     name, batch, optimizer, steps, out = sys.argv[1:6]
     options = dict(word.partition("=")[::2] for word in sys.argv[6:])
@@ -23,7 +30,7 @@ def main():
     torch.manual_seed(0)
     result = {
         "torch": torch.__version__.partition("+")[0],
-        "capability": torch.backends.cpu.get_cpu_capability(),
+        "capability": capability(),
         "losses": [],
     }
 
