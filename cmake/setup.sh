@@ -81,3 +81,8 @@ need_build_packages() {
 need_torch() {
     need_venv 2.13.0 torch==2.13.0 numpy scikit-learn pytest
 }
+
+# PyTorch 1.13.1, which Debian 12 has as a package of its own, for the system's Python.
+need_older_torch() {
+    need_packages python3-torch python3-numpy
+}

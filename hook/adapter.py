@@ -3,7 +3,7 @@
 # Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
 # "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter,
 # leave, push, in_module, in_backward, current_root, current_module, enter_again, step_open, step_push, step_close, is_on, scaler_update,
-# remember, identify, define, input_storage, check_stacks and note; python.c says what they do.
+# remember, identify, define, input_storage, check_stacks, note and limit; python.c says what they do.
 #
 # It is a guest in somebody else's program:
 # - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.
@@ -33,7 +33,7 @@ torch = sys.modules["torch"]
 Module = sys.modules["torch.nn.modules.module"].Module
 Optimizer = sys.modules["torch.optim.optimizer"].Optimizer
 GradScaler = getattr(sys.modules.get("torch.amp.grad_scaler") or sys.modules.get("torch.cuda.amp.grad_scaler"), "GradScaler", None)
-checkpoints = sys.modules.get("torch.utils.checkpoint")  # read by PyTorch's own files, so it is there
+checkpoints = None  # torch.utils.checkpoint, once it was wrapped
 Tensor = torch.Tensor
 Parameter = sys.modules["torch.nn.parameter"].Parameter
 TensorBase = getattr(torch._C, "TensorBase", None) or torch._C._TensorBase
@@ -41,6 +41,7 @@ DisableTorchFunction = torch._C.DisableTorchFunction
 data_ptr = TensorBase.data_ptr
 strided = torch.strided
 no_dispatch = getattr(Tensor, "__torch_dispatch__", None)
+tells_graph_task = hasattr(torch._C, "_current_graph_task_id")
 # Before 2.0 PyTorch does not say whether a backward runs; the hook does, as long as it records.
 graph_task_id = getattr(torch._C, "_current_graph_task_id", lambda: 0 if in_backward() else -1)
 tracing_state = torch._C._get_tracing_state
@@ -429,6 +430,8 @@ def walk_again(known):
 def open_root(module, args, kwargs):
     """A call that no other module's call encloses."""
     send_facts()
+    if checkpoints is None:
+        wrap_checkpoints()
     plain = inner(module)
     number = identify(plain)
     grad = torch.is_grad_enabled()
@@ -594,6 +597,33 @@ def new_checkpoint_frame(original):
             problem(6, error)
 
     return __init__
+
+
+def new_checkpoint(original):
+    """Up to 2.0 one function runs the program's forward, and in backward the same again."""
+
+    @functools.wraps(original)
+    def _checkpoint_without_reentrant(function, *args, **kwargs):
+        if is_compiling():
+            return original(function, *args, **kwargs)
+        return original(run_again(current_module(), function), *args, **kwargs)
+
+    return _checkpoint_without_reentrant
+
+
+def wrap_checkpoints():
+    """Since 2.0 PyTorch itself imports the module; before, the program does when it likes, before it calls a checkpoint."""
+    global checkpoints
+    found = sys.modules.get("torch.utils.checkpoint")
+    # The latter is the last function of the module where there is no class of that name.
+    if not hasattr(found, "_CheckpointFrame") and not hasattr(found, "_checkpoint_without_reentrant"):
+        return
+    checkpoints = found
+    if hasattr(found, "_CheckpointFrame"):
+        found._CheckpointFrame.__init__ = new_checkpoint_frame(found._CheckpointFrame.__init__)
+    else:
+        found._checkpoint_without_reentrant = new_checkpoint(found._checkpoint_without_reentrant)
+    found.CheckpointFunction.backward = staticmethod(run_again(None, found.CheckpointFunction.backward))
 
 
 # ---- optimizers
@@ -818,6 +848,9 @@ def send_facts():
         for key, value in facts.items():
             if value is not None:
                 define(INFO, 0, 0, 0, 0, 0, text(key, str(value)))
+        if not tells_graph_task:
+            limit(f"PyTorch {torch.__version__}: what a checkpoint without reentrance saves before it runs a module again is "
+                  "told as backward, not as recompute".encode())
     except Exception as error:
         problem(3, error)
     facts_are_due = False
@@ -879,8 +912,6 @@ if hasattr(Optimizer, "profile_hook_step"):
 else:
     Optimizer._hook_for_profile = new_hook_for_profile(Optimizer._hook_for_profile)
 wrap_known_optimizers()
-if checkpoints is not None and hasattr(checkpoints, "_CheckpointFrame"):
-    checkpoints._CheckpointFrame.__init__ = new_checkpoint_frame(checkpoints._CheckpointFrame.__init__)
-    checkpoints.CheckpointFunction.backward = staticmethod(run_again(None, checkpoints.CheckpointFunction.backward))
+wrap_checkpoints()
 if GradScaler is not None:
     GradScaler.update = new_update(GradScaler.update)

@@ -560,6 +560,19 @@ static PyObject *adapter_note(PyObject *self, PyObject *arguments)
 	return none();
 }
 
+/* limit(text): what this PyTorch does not tell; one sentence for the run file, at most one a run. */
+static PyObject *adapter_limit(PyObject *self, PyObject *argument)
+{
+	static uint8_t once;
+	uint32_t size = 0;
+	const char *text = text_of(argument, &size);
+
+	if (!text || py.PyErr_Occurred())
+		return NULL;
+	hook_note(&once, RECORD_SEVERITY_INFO, "%s", text);
+	return none();
+}
+
 static struct PyMethodDef adapter_functions[] = {
         {"enter", adapter_enter, METH_O, NULL},
         {"leave", adapter_leave, METH_NOARGS, NULL},
@@ -580,6 +593,7 @@ static struct PyMethodDef adapter_functions[] = {
         {"input_storage", adapter_input, METH_VARARGS, NULL},
         {"check_stacks", adapter_check_stacks, METH_VARARGS, NULL},
         {"note", adapter_note, METH_VARARGS, NULL},
+        {"limit", adapter_limit, METH_O, NULL},
 };
 
 /* ---- getting in */

@@ -23,13 +23,22 @@ REPORT = BUILD / "bin/nnmem-report"
 RUN = BUILD / "bin/nnmem-run"
 
 KNOWN_VERSIONS = ("2.13.0", "2.14.1")
-VERSIONS = os.environ.get("NNMEM_TEST_VERSIONS", "").split() or [
+# Debian 12's python3-torch, which test_older.py tests as far as that version goes.
+OLDER = "1.13.1"
+WANTED = os.environ.get("NNMEM_TEST_VERSIONS", "").split()
+VERSIONS = [version for version in WANTED if version != OLDER] or [
     version for version in KNOWN_VERSIONS if (VENVS / f".venv-{version}/bin/python").exists()
 ]
+OLDER_VERSIONS = [OLDER] if OLDER in WANTED or not WANTED else []
 
 
 def python_of(version):
-    return VENVS / f".venv-{version}/bin/python"
+    return pathlib.Path("/usr/bin/python3") if version == OLDER else VENVS / f".venv-{version}/bin/python"
+
+
+def torch_version(version):
+    """What torch.__version__ says, without what follows a +."""
+    return "1.13.0a0" if version == OLDER else version
 
 
 @dataclasses.dataclass

@@ -61,7 +61,7 @@ def test_step_when_steady_then_equals_witness_and_table(version, net, batch, tmp
     if expected.peaks_hold(seen["capability"]):
         assert inference_height <= seen["inference"]["peak"] == inference_peak
     assert db.run()["params_bytes"] == expected.PARAMETER_BYTES[net]
-    assert db.run()["torch_version"].partition("+")[0] == version
+    assert db.run()["torch_version"].partition("+")[0] == harness.torch_version(version)
 
 
 @pytest.mark.parametrize("version", harness.VERSIONS)
@@ -104,7 +104,8 @@ def test_categories_when_e2_is_trained_then_are_those_of_table_r1(version, tmp_p
     if not expected.peaks_hold(seen["capability"]):
         del found["forward_temporary"], wanted["forward_temporary"]
     assert found == wanted
-    assert db.rows("SELECT * FROM v_allocation WHERE category = 'unknown'") == []
+    unknown = {row[0] for row in db.rows("SELECT size_bytes FROM v_allocation WHERE category = 'unknown'")}
+    assert unknown == expected.UNKNOWN[version]
 
     # By the rule of birth and death alone, from the witness's events.
     sequence, before = [tuple(e) for e in seen["step"]["sequence"]], seen["step"]["before"]
@@ -120,6 +121,8 @@ def test_categories_when_e2_is_trained_then_are_those_of_table_r1(version, tmp_p
         return max(harness.heights(size for _, size in changes))
 
     b, o = before["backward"], before["optimizer"]
+    while sequence[o - 1][0] in expected.UNKNOWN[version]:
+        o -= 1  # what step() makes for the profiler, which then says that it begins
     seed = b - 1  # the gradient of the loss: the last event before the first node runs
     assert sequence[seed][0] == 4
     assert most(lambda birth, death: death < b) == alive(db, start, end, "forward_temporary")

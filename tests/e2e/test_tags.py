@@ -46,7 +46,9 @@ def test_phases_when_trained_in_many_ways_then_are_what_the_script_says(version,
         else:
             wanted = mark[2]
         # The script marks the modules that a checkpoint runs again; the generator's state is saved before the first of them.
-        again = way.startswith("checkpoint") and wanted == "backward" and row["size_bytes"] == RNG_STATE
+        # Of 1.13's checkpoint without reentrance only the module's run is known to be one.
+        told = way != "checkpoint" or version != harness.OLDER
+        again = told and way.startswith("checkpoint") and wanted == "backward" and row["size_bytes"] == RNG_STATE
         recompute = int(again or bool(mark) and mark[3] == "recompute")
         if (row["phase"], row["recompute"]) != (wanted, recompute):
             wrong.append((at, row["phase"], row["recompute"], "not", wanted, recompute, row["layer"], row["size_bytes"]))
