@@ -28,7 +28,7 @@ done
 
 need_build_packages clang-format clang-tidy cppcheck
 # What people train with beside PyTorch itself: tests/e2e trains with them under the hook.
-training=(lightning==2.6.6 transformers==5.24.0)
+training=(lightning==2.6.6 transformers==5.24.0 accelerate==1.15.0)
 need_torch
 need_more 2.13.0 "${training[@]}"
 export NNMEM_TEST_VERSIONS=2.13.0

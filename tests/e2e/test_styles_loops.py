@@ -17,7 +17,7 @@ BOTH = (harness.COUNT, harness.HOOK)
 LOOPS = (
     *("lbfgs", "gan", "amp_bfloat16", "amp_float16", "optimizers", "in_backward", "eval_no_grad", "eval_inference_mode"),
     *("accumulation", "lr_finder", "replaced", "averaged", "by_hand", "functional_update", "two_threads"),
-    *("lightning_automatic", "lightning_manual"),
+    *("lightning_automatic", "lightning_manual", "trainer"),
 )
 
 
@@ -132,7 +132,7 @@ def assert_allocations_lie_in(db, diary):
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_steps_and_phases_when_trained_in_a_loop_then_are_those_of_its_diary(loop, tmp_path):
-    done = harness.script("2.13.0", "loops.py", loop, folder=tmp_path, preload=BOTH)
+    done = harness.script("2.13.0", "loops.py", loop, folder=tmp_path, preload=BOTH, HF_HUB_OFFLINE=1)
     db = done.db()
     db.assert_sound()
     diary = Diary(tmp_path, done.log())

@@ -414,6 +414,53 @@ def lightning_fit(automatic):
     trainer.fit(lightning_module(automatic), loader, loader)
 
 
+def trainer():
+    """Two micro-batches a step, clipped, evaluated after each epoch."""
+    import transformers
+
+    size = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**size, max_position_embeddings=16, num_labels=3))
+    rows = [{"input_ids": torch.randint(0, 50, (8,)), "labels": torch.tensor(index % 3)} for index in range(16)]
+    micro_batches = [0]
+
+    def before_call(module, *_):
+        if module.training:
+            if micro_batches[0] % 2 == 0:
+                step()
+            micro_batches[0] += 1
+        elif kinds[-1] != "eval":
+            step("eval")
+        note("forward" if module.training else "inference")
+
+    model.register_forward_pre_hook(before_call)
+    model.register_forward_hook(lambda module, *_: None if module.training else note("other"))
+    plain = torch.Tensor.backward
+
+    def told_backward(loss, *args, **kwargs):
+        note("backward", later=1)
+        plain(loss, *args, **kwargs)
+        note("other")
+
+    torch.Tensor.backward = told_backward
+
+    class Told(transformers.Trainer):
+        def create_optimizer(self, *args, **kwargs):
+            return tell_steps(super().create_optimizer(*args, **kwargs))
+
+    arguments = transformers.TrainingArguments(
+        output_dir="out",
+        use_cpu=True,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        num_train_epochs=2,
+        eval_strategy="epoch",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    Told(model, arguments, train_dataset=rows, eval_dataset=rows[:8]).train()
+
+
 def ddp():
     """One rank of two; RANK is in the environment, and the file where they meet is named on the command line."""
     import torch.distributed
@@ -448,6 +495,7 @@ LOOPS = {
     "two_threads": two_threads,
     "lightning_automatic": lambda: lightning_fit(True),
     "lightning_manual": lambda: lightning_fit(False),
+    "trainer": trainer,
     "ddp": ddp,
 }
 
