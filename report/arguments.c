@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Options without a letter. */
+enum { KEY_BOTTOM_UP = 0x100, KEY_FOLDED, KEY_SPEEDSCOPE };
+
 static const struct argp_option options[] = {
         {0, 0, 0, 0, "Which allocations (a view refuses what it cannot honour):", 1},
         {"phase", 'p', "PHASE,...", 0, "Allocated in these phases: static, forward, backward, optimizer, inference, other", 1},
@@ -19,6 +22,10 @@ static const struct argp_option options[] = {
         {"step", 's', "N", 0, "Allocated in this step; timeline, layers, lifetimes: look at this step", 1},
         {"min-size", 'm', "SIZE", 0, "Of at least this size: 4096, 512KiB, 1.5MB", 1},
         {0, 0, 0, 0, "How it is shown:", 2},
+        {"of", 'o', "WHAT", 0, "stacks: bytes alive at the peak (default), allocated in all, or live at the end", 2},
+        {"bottom-up", KEY_BOTTOM_UP, 0, 0, "stacks: what allocated it, callers below", 2},
+        {"folded", KEY_FOLDED, 0, 0, "stacks: a line for each, for flame graphs", 2},
+        {"speedscope", KEY_SPEEDSCOPE, 0, 0, "stacks: a profile for speedscope", 2},
         {"format", 'f', "FORMAT", 0, "text (default), markdown; for programs json (an object a line) or csv, with exact bytes",
          2},
         {"limit", 'n', "N", 0, "At most N rows (timeline: steps; layers: a list instead of the tree), or all", 2},
@@ -235,7 +242,30 @@ static error_t finish(struct parsing *parsing)
 			return wrong(arguments, "there is no view '%s'; views are %s", parsing->positional[0],
 			             report_view_names());
 	}
+	if (arguments->stacks_option && strcmp(arguments->view->name, "stacks") != 0)
+		return wrong(arguments, "--of, --bottom-up, --folded and --speedscope are of the view stacks");
+	if (arguments->stacks_as >= STACKS_FOLDED && arguments->format != FORMAT_TEXT)
+		return wrong(arguments, "--folded and --speedscope are formats of their own: no --format with them");
 	return check_filters(arguments);
+}
+
+static error_t parse_stacks_option(int key, const char *value, struct arguments *arguments)
+{
+	static const char *const of[] = {"peak", "allocated", "live", NULL};
+	int choice;
+
+	arguments->stacks_option = true;
+	if (key != 'o') {
+		arguments->stacks_as = key == KEY_FOLDED       ? STACKS_FOLDED
+		                       : key == KEY_SPEEDSCOPE ? STACKS_SPEEDSCOPE
+		                                               : STACKS_BOTTOM_UP;
+		return 0;
+	}
+	choice = choose(value, of);
+	if (choice < 0)
+		return wrong(arguments, "--of=%s: stacks are of peak, allocated or live", value);
+	arguments->stacks_of = (enum store_stacks_of)choice;
+	return 0;
 }
 
 static error_t parse_filter(int key, char *value, struct arguments *arguments)
@@ -323,6 +353,11 @@ static error_t parse(int key, char *value, struct argp_state *state)
 			return wrong(arguments, "--width=%s: a width is a whole number from 40 to 1000", value);
 		arguments->width = (unsigned)number;
 		return 0;
+	case 'o':
+	case KEY_BOTTOM_UP:
+	case KEY_FOLDED:
+	case KEY_SPEEDSCOPE:
+		return parse_stacks_option(key, value, arguments);
 	case ARGP_KEY_ARG:
 		if (parsing->nr_positional == 2)
 			return wrong(arguments, "one FILE at a time: what is '%s'?", value);

@@ -14,6 +14,7 @@
 struct report_view;
 
 enum output_format { FORMAT_TEXT = 0, FORMAT_JSON, FORMAT_CSV, FORMAT_MARKDOWN };
+enum stacks_as { STACKS_TOP_DOWN = 0, STACKS_BOTTOM_UP, STACKS_FOLDED, STACKS_SPEEDSCOPE };
 enum colour_when { COLOUR_AUTO = 0, COLOUR_ALWAYS, COLOUR_NEVER };
 
 #define LIMIT_DEFAULT UINT64_MAX /* the view's own */
@@ -39,8 +40,11 @@ struct arguments {
 	struct store_filter filter; /* what the others say; STORE_FILTER_NONE: nothing.  For the reader's queries */
 	char layer[512];            /* filter.layer's */
 	unsigned filters;           /* FILTER_*: those that were given */
-	uint64_t limit;             /* rows; LIMIT_ALL, LIMIT_DEFAULT */
-	unsigned width;             /* columns; 0: the terminal's */
+	enum store_stacks_of stacks_of;
+	enum stacks_as stacks_as;
+	bool stacks_option; /* one of the two was given */
+	uint64_t limit;     /* rows; LIMIT_ALL, LIMIT_DEFAULT */
+	unsigned width;     /* columns; 0: the terminal's */
 	enum colour_when colour;
 	enum unit_system units;
 	char message[512]; /* what is wrong, a sentence without the program's name */

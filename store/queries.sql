@@ -183,3 +183,20 @@ WHERE a.device = :device AND a.level = 0 AND a.alloc_seq <= :end AND {filter};
 SELECT (SELECT root_name FROM module WHERE id = :module), (SELECT fqn FROM module WHERE id = :module),
        (SELECT file || ':' || line || ' (' || function || ')' FROM frame WHERE id = :line),
        (SELECT function FROM frame WHERE id = :operation);
+
+-- Bytes by stack.  :of 0: alive right after :seq; 1: of all that was ever allocated; 2: never freed.
+-- query: stacks
+SELECT a.stack, count(*), total(a.size_bytes)
+FROM allocation a
+WHERE a.device = :device AND a.level = 0 AND (:of <> 0 OR a.alloc_seq <= :seq AND (a.free_seq IS NULL OR a.free_seq > :seq))
+      AND (:of <> 2 OR a.free_seq IS NULL) AND {filter}
+GROUP BY a.stack
+ORDER BY 3 DESC, 1;
+
+-- query: stack
+SELECT k.parent, f.id, f.kind, f.file, f.function, f.line, f.internal
+FROM stack k JOIN frame f ON f.id = k.frame
+WHERE k.id = :id;
+
+-- query: has_stacks
+SELECT EXISTS (SELECT 1 FROM stack);

@@ -197,7 +197,8 @@ static int add_block(struct growth *growth, const struct key *key, uint32_t oper
 
 	if (!group)
 		return error;
-	add_operation(&group->live, operation);
+	if (born > growth->warm_up)
+		add_operation(&group->live, operation);
 	group->levels[born].live_bytes += size_bytes;
 	group->levels[born].live_blocks++;
 	if (freed < growth->nr_marks) {

@@ -226,6 +226,26 @@ struct store_growth_steps {
 	uint64_t nr_left_out;                     /* blocks of more groups than can be followed */
 };
 
+/* Which bytes of a stack are meant. */
+enum store_stacks_of { STACKS_OF_PEAK = 0, STACKS_OF_ALLOCATED, STACKS_OF_LIVE, NR_STACKS_OF };
+
+struct store_frame {
+	uint32_t id;
+	unsigned kind; /* enum frame_kind */
+	char *file, *function;
+	uint64_t line; /* 0 not known */
+	bool internal; /* not the user's own code */
+};
+
+/* What was allocated by one stack. */
+struct store_stack {
+	uint32_t id; /* 0: not known */
+	uint64_t nr_blocks, bytes;
+	const struct store_frame *frames; /* outermost first; valid until the callback returns */
+	unsigned nr_frames;               /* at most STORE_FRAMES_MAX: the innermost ones */
+};
+#define STORE_FRAMES_MAX 256u
+
 enum store_window {
 	/* The training step to show as typical: of those after the first the one with the highest peak, else the first. */
 	WINDOW_STEADY_STEP,
@@ -288,6 +308,11 @@ int store_each_layer_call(struct store *store, uint16_t device, uint64_t step, c
  */
 int store_each_growth(struct store *store, uint16_t device, const struct store_filter *filter,
                       struct store_growth_steps *ret_steps, int (*each)(const struct store_growth *, void *), void *arg);
+/* Distinct stacks of @device's blocks, most bytes first.  @seq: the instant, for STACKS_OF_PEAK. */
+int store_each_stack(struct store *store, uint16_t device, enum store_stacks_of of, uint64_t seq,
+                     const struct store_filter *filter, int (*each)(const struct store_stack *, void *), void *arg);
+/* Whether the run recorded any stack. */
+int store_has_stacks(struct store *store, bool *ret);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);
 int store_each_oom(struct store *store, int (*each)(const struct store_oom *, void *), void *arg);
 int store_each_note(struct store *store, int (*each)(const struct store_note *, void *), void *arg);

@@ -160,7 +160,7 @@ BAD_FILES = {
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_report_when_the_file_is_bad_then_one_line_and_status_two(kind, good_file, tmp_path):
     (tmp_path / "bad.db").write_bytes(BAD_FILES[kind](good_file.read_bytes()))
-    for view in ("summary", "timeline", "peak", "layers", "lifetimes", "growth", "info"):
+    for view in ("summary", "timeline", "peak", "layers", "lifetimes", "growth", "stacks", "info"):
         shown = harness.report(view, "bad.db", folder=tmp_path, check=False)
         assert (shown.status, shown.out) == (2, ""), view
         (line,) = shown.err.splitlines()

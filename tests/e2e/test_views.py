@@ -8,7 +8,7 @@ import pytest
 
 import harness
 
-VIEWS = ("summary", "timeline", "peak", "layers", "lifetimes", "growth", "info")
+VIEWS = ("summary", "timeline", "peak", "layers", "lifetimes", "growth", "stacks", "info")
 MIB = 1 << 20
 
 
@@ -186,6 +186,64 @@ def test_summary_when_shapes_are_known_then_values_are_those_of_the_tensors(show
     assert f"{parameters:,}".replace(",", " ") in shown.text("summary")
 
 
+OF = {
+    "peak": ("v_peak", "level = 'block'"),
+    "allocated": ("v_allocation", "level = 'block'"),
+    "live": ("v_allocation", "level = 'block' AND free_seq IS NULL"),
+}
+
+
+@pytest.mark.parametrize("of", OF)
+@pytest.mark.parametrize("words,where", [([], "1"), (["--phase=backward", "--min-size=1KiB"], "phase = 'backward' AND size_bytes >= 1024")])
+def test_stacks_when_folded_then_every_byte_below_its_line_and_operation(shown, of, words, where):
+    folded = [line.rsplit(" ", 1) for line in shown.text("stacks", "--folded", f"--of={of}", *words).splitlines()]
+    by_operation, by_line = {}, {}
+    for stack, size in folded:
+        *_, innermost = stack.split(";")
+        by_operation[innermost] = by_operation.get(innermost, 0) + int(size)
+        for frame in {f for f in stack.split(";") if "lives.py:" in f}:
+            by_line[frame] = by_line.get(frame, 0) + int(size)
+    view, alive = OF[of]
+    operations = shown.db.rows(f"SELECT operation, sum(size_bytes) AS bytes FROM {view} WHERE {alive} AND {where} GROUP BY 1")
+    for row in operations:
+        if row["operation"]:
+            assert by_operation[row["operation"]] == row["bytes"], row["operation"]
+    total = sum(row["bytes"] or 0 for row in operations)
+    assert sum(int(size) for _, size in folded) == total
+    assert total > 0 or of == "live"
+    for row in shown.db.rows(f"SELECT line, sum(size_bytes) AS bytes FROM {view} WHERE {alive} AND {where} GROUP BY 1"):
+        if row["line"] and "lives.py:" in row["line"]:  # "file:12 (f)", which may call what allocates more
+            place, function = row["line"].rsplit(" (", 1)
+            assert by_line[f"{function[:-1]} ({place})"] >= row["bytes"], row["line"]
+    rows = [row for row in shown.rows("stacks", f"--of={of}", *words)]
+    assert [(row["stack"] or "[stack not known]", row["bytes"]) for row in rows] == [(stack, int(size)) for stack, size in folded]
+
+
+def test_stacks_when_for_speedscope_then_its_fields_and_the_folded_bytes(shown):
+    profile = json.loads(shown.text("stacks", "--speedscope"))
+    assert profile["$schema"] == "https://www.speedscope.app/file-format-schema.json"
+    (sampled,) = profile["profiles"]
+    frames = profile["shared"]["frames"]
+    assert all(set(frame) == {"name"} and isinstance(frame["name"], str) for frame in frames)
+    assert sampled["type"] == "sampled" and sampled["unit"] == "bytes" and sampled["startValue"] == 0 and sampled["name"]
+    assert len(sampled["samples"]) == len(sampled["weights"]) > 10
+    assert sum(sampled["weights"]) == sampled["endValue"] == shown.db.run()["peak_bytes"]
+    spelt = [";".join(frames[i]["name"] for i in sample) or "[stack not known]" for sample in sampled["samples"]]
+    folded = shown.text("stacks", "--folded").splitlines()
+    assert [f"{stack} {weight}" for stack, weight in zip(spelt, sampled["weights"])] == folded
+
+
+def test_stacks_when_a_tree_then_lines_of_the_user_from_both_ends(shown):
+    text = shown.text("stacks", "--units=bytes", "--width=120", "--limit=all")
+    peak = f"{shown.db.run()['peak_bytes']:,}".replace(",", " ")
+    assert peak + " bytes" in text and "lives.py:" in text and "site-packages" not in text and "module.py" not in text
+    lines = [line for line in text.splitlines() if "<module> (lives.py:" in line]
+    up = shown.text("stacks", "--bottom-up", "--width=120", "--limit=all").splitlines()
+    assert lines and any("<module> (lives.py:" in line for line in up)
+    (first,) = [line for line in up if "share" in line]
+    assert "aten::" in up[up.index(first) + 1] or "Backward0" in up[up.index(first) + 1]
+
+
 @pytest.mark.parametrize(
     "words,said",
     [
@@ -195,6 +253,9 @@ def test_summary_when_shapes_are_known_then_values_are_those_of_the_tensors(show
         (["peak", "--device=cuda:0"], "it used cpu"),
         (["timeline", "--step=99"], "its steps are 0 to 4"),
         (["lifetimes", "--min-size=many"], "a size is a number of bytes"),
+        (["stacks", "--of=peaks"], "stacks are of peak, allocated or live"),
+        (["peak", "--folded"], "are of the view stacks"),
+        (["stacks", "--folded", "--format=json"], "formats of their own"),
         (["summary", "--layer=first"], "has no meaning for the view summary; it takes --device"),
     ],
 )

@@ -48,7 +48,7 @@ grep -q 'cannot write the report: No space left on device' err || complain "a fu
 
 # Nobody reads: `true` has gone before anything is written.
 for format in text json csv markdown; do
-	for view in summary timeline peak layers lifetimes growth info; do
+	for view in summary timeline peak layers lifetimes growth stacks info; do
 		(
 			sleep 0.1
 			"$report" $view --format=$format run.db 2>err

@@ -25,7 +25,7 @@ check() { # EXPECTED-NAME ARGUMENT...
 	fi
 }
 
-for view in summary timeline peak layers lifetimes growth info; do
+for view in summary timeline peak layers lifetimes growth stacks info; do
 	check $view.txt $view --width=100
 	check $view.json $view --format=json
 	check $view.csv $view --format=csv
@@ -35,6 +35,9 @@ check timeline-step.txt timeline --step=2 --width=80
 check timeline-limit.txt timeline --limit=3 --width=80
 check peak-limit.txt peak --limit=3 --units=MB --width=120
 check peak-wide.txt peak --limit=6 --width=170
+check stacks-bottom-up.txt stacks --bottom-up --of=allocated
+check stacks-folded.txt stacks --folded
+check stacks-speedscope.txt stacks --speedscope
 check lifetimes-step.txt lifetimes --step=1 --width=60
 check layers-narrow.txt layers --width=60
 check layers-below.txt layers --layer='features.*' --step=1

@@ -24,6 +24,10 @@ paths UPDATE module SET fqn = replace(hex(zeroblob(2000)), '0', '1.');
 empty UPDATE module SET fqn = '', root_name = '';
 circle UPDATE module SET parent = id % 7 + 1;
 chain UPDATE module SET parent = id - 1, root = 1;
+rings UPDATE stack SET parent = id % 9 + 1;
+nameless UPDATE frame SET file = char(10) || ';' || char(34) || char(0), function = ';;' || char(7) || char(92), kind = id % 3;
+bytes UPDATE frame SET file = CAST(x'ff0afe' AS TEXT), function = CAST(zeroblob(3000) AS TEXT);
+kinds UPDATE frame SET kind = 9;
 frames UPDATE frame SET file = '```' || char(10) || '# h', function = '(((', line = 9223372036854775807;
 operations UPDATE stack SET operation = frame, shown = 0;
 tensors UPDATE tensor SET name = '..', shape = '9,,9', state_key = '@SUM(A1)', dtype = char(9);
@@ -58,10 +62,11 @@ changes | while read -r name sql; do
 	echo "$sql" >change.sql
 	rm -f run.db
 	"$golden_db" run.db "$folder/conv.sql" change.sql || exit 2
-	for view in summary timeline peak layers lifetimes growth info; do
+	for view in summary timeline peak layers lifetimes growth stacks info; do
 		for format in text json csv markdown; do
 			case $format-$view in
 			text-info) set -- "" "--width=60" ;;
+			text-stacks) set -- "--limit=all --width=60" "--bottom-up --of=allocated --step=2" "--folded --of=live" "--speedscope" ;;
 			text-growth) set -- "" "--limit=all --width=60 --device=cpu" ;;
 			text-summary) set -- "" "--device=cpu --width=60" ;;
 			text-*) set -- "" "--limit=all --width=60 --device=cpu --step=2" ;;

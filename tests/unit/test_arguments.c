@@ -125,8 +125,9 @@ static void test_arguments_parse_when_view_is_unknown_then_lists_them(void **sta
 	struct arguments arguments;
 
 	assert_int_equal(PARSE(&arguments, "peaks", "run.db"), -EINVAL);
-	assert_string_equal(arguments.message,
-	                    "there is no view 'peaks'; views are summary, timeline, peak, layers, lifetimes, growth, info");
+	assert_string_equal(
+	        arguments.message,
+	        "there is no view 'peaks'; views are summary, timeline, peak, layers, lifetimes, growth, stacks, info");
 }
 
 static void test_arguments_parse_when_two_files_then_refused(void **state)
