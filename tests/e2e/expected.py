@@ -6,6 +6,15 @@ the peak of a forward with gradients off.  Peaks hold on AVX2 and better.  Where
 share a table; for another version, scripts/train.py prints what the witness sees.
 """
 
+
+
+class ByVersion(dict):
+    """What is expected of a PyTorch version; one that is not named is expected to be like the last."""
+
+    def __missing__(self, version):
+        return list(self.values())[-1]
+
+
 _FIGURES = {
     ("E1", 1): (58, 56, 72, 240, 36),
     ("E1", 64): (58, 3_332, 3_852, 4_660, 2_304),
@@ -20,7 +29,7 @@ _FIGURES_1_13 = {
     net: (events + 8, retained, forward_peak, max(peak, 512) if net[0].startswith("E1") else peak, inference_peak)
     for net, (events, retained, forward_peak, peak, inference_peak) in _FIGURES.items()
 }
-FIGURES = {"1.13.1": _FIGURES_1_13, "2.13.0": _FIGURES, "2.14.1": _FIGURES}
+FIGURES = ByVersion({"1.13.1": _FIGURES_1_13, "2.13.0": _FIGURES, "2.14.1": _FIGURES})
 
 PARAMETER_BYTES = {"E1": 212, "E1+ReLU": 212, "E2": 18_531_608, "E3": 3_255_208}
 
@@ -31,7 +40,7 @@ _PEAKS = {
     "E2": {2: 20_608_032, 8: 26_848_032, 64: 85_088_032},
     "E3": {2: 4_257_456, 8: 7_268_016, 64: 35_366_576},
 }
-PEAKS = {"2.13.0": _PEAKS, "2.14.1": _PEAKS}
+PEAKS = ByVersion({"2.13.0": _PEAKS, "2.14.1": _PEAKS})
 
 # E2, batch 64: state that an optimizer keeps after the first step, that step's peak above its start and its phase.
 _OPTIMIZERS = {
@@ -39,7 +48,7 @@ _OPTIMIZERS = {
     "momentum": (18_531_608, 85_088_032, "backward"),
     "adam": (37_063_248, 92_459_128, "optimizer"),
 }
-OPTIMIZERS = {"1.13.1": _OPTIMIZERS, "2.13.0": _OPTIMIZERS, "2.14.1": _OPTIMIZERS}
+OPTIMIZERS = ByVersion({"1.13.1": _OPTIMIZERS, "2.13.0": _OPTIMIZERS, "2.14.1": _OPTIMIZERS})
 
 # Table R1 on E2, batch 64, SGD with momentum: most bytes of each class at one time in a steady step, and the peak.
 R1_E2 = {
@@ -54,7 +63,7 @@ R1_E2 = {
 R1_E2_PEAK = 124_071_760
 
 # Sizes of blocks of no category in that run.
-UNKNOWN = {"1.13.1": {4, 288}, "2.13.0": set(), "2.14.1": set()}
+UNKNOWN = ByVersion({"1.13.1": {4, 288}, "2.13.0": set(), "2.14.1": set()})
 
 AVX2 = ("AVX2", "AVX512")
 
