@@ -287,6 +287,7 @@ static int print_sample(const struct store_stack *stack, void *arg)
 	struct stacks *stacks = arg;
 	FILE *out = stacks->report->out;
 	char words[FRAME_TEXT];
+	bool any = false;
 	int error = 0;
 
 	fputs(stacks->listed++ ? ",\n[" : "\n[", out);
@@ -295,7 +296,8 @@ static int print_sample(const struct store_stack *stack, void *arg)
 		uint32_t at = child_of(stacks, 0, stack->frames[i].id, words, &error);
 
 		if (at)
-			fprintf(out, "%s%" PRIu32, i ? "," : "", at - 1);
+			fprintf(out, "%s%" PRIu32, any ? "," : "", at - 1);
+		any |= at != 0;
 	}
 	putc(']', out);
 	stacks->bytes += stack->bytes;

@@ -5,8 +5,8 @@ import json
 import harness
 
 
-def grow(folder, styles, steps):
-    run = harness.script(harness.VERSIONS[0], "growth.py", styles, steps, "out.json", folder=folder, NNMEM_STACKS="python")
+def grow(folder, styles, steps, stacks="python"):
+    run = harness.script(harness.VERSIONS[0], "growth.py", styles, steps, "out.json", folder=folder, NNMEM_STACKS=stacks)
     own = json.loads((folder / "out.json").read_text())
     lines = harness.report("growth", "run.db", "--format=json", folder=folder).out.splitlines()
     head, *groups = [json.loads(line) for line in lines]
@@ -81,6 +81,9 @@ def test_growth_when_only_the_inputs_become_longer_then_not_a_leak(tmp_path):
 
 
 def test_growth_when_two_steps_then_too_few_to_tell(tmp_path):
-    _, head, groups, text = grow(tmp_path, "losses", 2)
+    _, head, groups, text = grow(tmp_path, "losses", 2, stacks="off")
     assert groups == [] and not head["enough_steps"] and head["training_steps"] == 2
     assert "Too few training steps to tell" in text
+    # Without stacks, the view of them says in one line how to get them.
+    (line,) = harness.report("stacks", "run.db", folder=tmp_path).out.splitlines()
+    assert "NNMEM_STACKS=python" in line

@@ -81,6 +81,9 @@ changes | while read -r name sql; do
 				elif [ $status -ne 0 ]; then
 					complain "$name: $view as $format $more: exit status $status: $(head -c 2000 err)"
 				fi
+				if [ "$more$status" = --speedscope0 ] && [ -s out ] && ! python3 -m json.tool out >/dev/null; then
+					complain "$name: $view $more: not JSON"
+				fi
 				if grep -q "$(printf '[\001-\010\013\014\016-\037\177]')" out; then
 					complain "$name: $view as $format $more: control characters"
 				fi
