@@ -64,7 +64,8 @@ int report_end(struct report *report);
 /* Print a table as the format wants it.  @table stays the caller's. */
 int report_print_table(struct report *report, struct table *table);
 
-extern const struct report_view summary_view, timeline_view, peak_view, layers_view, lifetimes_view, growth_view, stacks_view, info_view;
+extern const struct report_view summary_view, timeline_view, peak_view, layers_view, lifetimes_view, growth_view, stacks_view,
+        info_view;
 
 /* All views, the default first; a NULL at the end. */
 extern const struct report_view *const report_views[];
