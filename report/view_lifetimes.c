@@ -6,6 +6,7 @@
  * life is its idle time; a saved activation waits all its life for the backward that frees it.  All within one step: that of the
  * device's peak, or --step.
  */
+#include "report/block_row.h"
 #include "report/groups.h"
 #include "report/live.h"
 
@@ -439,16 +440,10 @@ static int show_text(struct lifetimes *lifetimes)
 /* ---- rows */
 
 static const struct row_column life_columns[] = {
-        {"id", NULL, COLUMN_NUMBER, 0, 0},         {"device", NULL, COLUMN_TEXT, 0, 0},
-        {"size_bytes", NULL, COLUMN_BYTES, 0, 0},  {"category", NULL, COLUMN_TEXT, 0, 0},
-        {"root", NULL, COLUMN_TEXT, 0, 0},         {"layer", NULL, COLUMN_TEXT, 0, 0},
-        {"parameter", NULL, COLUMN_TEXT, 0, 0},    {"state_key", NULL, COLUMN_TEXT, 0, 0},
-        {"operation", NULL, COLUMN_TEXT, 0, 0},    {"line", NULL, COLUMN_TEXT, 0, 0},
-        {"alloc_seq", NULL, COLUMN_NUMBER, 0, 0},  {"alloc_ns", NULL, COLUMN_DURATION, 0, 0},
-        {"step", NULL, COLUMN_NUMBER, 0, 0},       {"phase", NULL, COLUMN_TEXT, 0, 0},
-        {"free_seq", NULL, COLUMN_NUMBER, 0, 0},   {"free_ns", NULL, COLUMN_DURATION, 0, 0},
-        {"free_step", NULL, COLUMN_NUMBER, 0, 0},  {"free_phase", NULL, COLUMN_TEXT, 0, 0},
-        {"life_ns", NULL, COLUMN_DURATION, 0, 0},  {"idle_ns", NULL, COLUMN_DURATION, 0, 0},
+        BLOCK_COLUMNS,
+        {"free_step", NULL, COLUMN_NUMBER, 0, 0},
+        {"life_ns", NULL, COLUMN_DURATION, 0, 0},
+        {"idle_ns", NULL, COLUMN_DURATION, 0, 0},
         {"live_at_peak", NULL, COLUMN_BOOL, 0, 0},
 };
 static const struct row_kind life_kind = ROW_KIND("life", life_columns);
@@ -464,26 +459,9 @@ static int life_row(const struct store_allocation *allocation, void *arg)
 		return 1;
 	lifetimes->listed++;
 	row_begin(rows);
-	row_count(rows, "id", allocation->id);
-	row_text(rows, "device", lifetimes->report->device_name);
-	row_count(rows, "size_bytes", allocation->size_bytes);
-	row_text(rows, "category", category_name(allocation->category));
-	row_text(rows, "root", allocation->root);
-	row_text(rows, "layer", allocation->layer);
-	row_text(rows, "parameter", allocation->parameter);
-	row_text(rows, "state_key", allocation->state_key);
-	row_text(rows, "operation", allocation->operation);
-	row_text(rows, "line", allocation->line);
-	row_count(rows, "alloc_seq", allocation->alloc_seq);
-	row_count(rows, "alloc_ns", allocation->alloc_ns);
-	row_count(rows, "step", allocation->step);
-	row_text(rows, "phase", phase_name(allocation->phase));
-	if (allocation->free_seq) {
-		row_count(rows, "free_seq", allocation->free_seq);
-		row_count(rows, "free_ns", allocation->free_ns);
+	block_row(rows, allocation);
+	if (allocation->free_seq)
 		row_count(rows, "free_step", allocation->free_step);
-		row_text(rows, "free_phase", phase_name(allocation->free_phase));
-	}
 	row_count(rows, "life_ns", life.life_ns);
 	row_count(rows, "idle_ns", life.idle_ns);
 	row_bool(rows, "live_at_peak", life.at_peak);

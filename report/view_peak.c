@@ -2,6 +2,7 @@
  * peak: everything that was alive when there was most, by kind and then by owner, biggest first; equal blocks are one line.
  * What is not listed is added up in a line of its own, so that the list closes to the peak's bytes.
  */
+#include "report/block_row.h"
 #include "report/groups.h"
 #include "report/live.h"
 
@@ -262,20 +263,7 @@ static const struct row_column peak_columns[] = {
 };
 static const struct row_kind peak_kind = ROW_KIND("peak", peak_columns);
 
-static const struct row_column block_columns[] = {
-        {"id", NULL, COLUMN_NUMBER, 0, 0},          {"device", NULL, COLUMN_TEXT, 0, 0},
-        {"size_bytes", NULL, COLUMN_BYTES, 0, 0},   {"category", NULL, COLUMN_TEXT, 0, 0},
-        {"category_rule", NULL, COLUMN_TEXT, 0, 0}, {"provisional", NULL, COLUMN_BOOL, 0, 0},
-        {"root", NULL, COLUMN_TEXT, 0, 0},          {"layer", NULL, COLUMN_TEXT, 0, 0},
-        {"parameter", NULL, COLUMN_TEXT, 0, 0},     {"state_key", NULL, COLUMN_TEXT, 0, 0},
-        {"shape", NULL, COLUMN_TEXT, 0, 0},         {"dtype", NULL, COLUMN_TEXT, 0, 0},
-        {"operation", NULL, COLUMN_TEXT, 0, 0},     {"line", NULL, COLUMN_TEXT, 0, 0},
-        {"step", NULL, COLUMN_NUMBER, 0, 0},        {"phase", NULL, COLUMN_TEXT, 0, 0},
-        {"recompute", NULL, COLUMN_BOOL, 0, 0},     {"thread", NULL, COLUMN_NUMBER, 0, 0},
-        {"alloc_seq", NULL, COLUMN_NUMBER, 0, 0},   {"alloc_ns", NULL, COLUMN_DURATION, 0, 0},
-        {"free_seq", NULL, COLUMN_NUMBER, 0, 0},    {"free_ns", NULL, COLUMN_DURATION, 0, 0},
-        {"free_phase", NULL, COLUMN_TEXT, 0, 0},
-};
+static const struct row_column block_columns[] = {BLOCK_COLUMNS};
 static const struct row_kind block_kind = ROW_KIND("block", block_columns);
 static const struct row_kind *const kinds[] = {&peak_kind, &block_kind, NULL};
 
@@ -284,41 +272,16 @@ struct listing {
 	uint64_t limit, listed;
 };
 
-static int block_row(const struct store_allocation *allocation, void *arg)
+static int list_block(const struct store_allocation *allocation, void *arg)
 {
 	struct listing *listing = arg;
 	struct rows *rows = listing->rows;
-	char device[DEVICE_NAME_MAX];
 
 	if (listing->limit != LIMIT_ALL && listing->listed == listing->limit)
 		return 1;
 	listing->listed++;
 	row_begin(rows);
-	row_count(rows, "id", allocation->id);
-	row_text(rows, "device", device_name(allocation->device, device));
-	row_count(rows, "size_bytes", allocation->size_bytes);
-	row_text(rows, "category", category_name(allocation->category));
-	row_text(rows, "category_rule", category_rule_name(allocation->rule));
-	row_bool(rows, "provisional", allocation->provisional);
-	row_text(rows, "root", allocation->root);
-	row_text(rows, "layer", allocation->layer);
-	row_text(rows, "parameter", allocation->parameter);
-	row_text(rows, "state_key", allocation->state_key);
-	row_text(rows, "shape", allocation->shape);
-	row_text(rows, "dtype", allocation->dtype);
-	row_text(rows, "operation", allocation->operation);
-	row_text(rows, "line", allocation->line);
-	row_count(rows, "step", allocation->step);
-	row_text(rows, "phase", phase_name(allocation->phase));
-	row_bool(rows, "recompute", allocation->recompute);
-	row_count(rows, "thread", allocation->thread);
-	row_count(rows, "alloc_seq", allocation->alloc_seq);
-	row_count(rows, "alloc_ns", allocation->alloc_ns);
-	if (allocation->free_seq) {
-		row_count(rows, "free_seq", allocation->free_seq);
-		row_count(rows, "free_ns", allocation->free_ns);
-		row_text(rows, "free_phase", phase_name(allocation->free_phase));
-	}
+	block_row(rows, allocation);
 	return row_end(rows);
 }
 
@@ -354,7 +317,7 @@ static int show_rows(struct report *report, const struct peak *peak)
 	if (error)
 		return error;
 	listing.rows = rows_new(report, &block_kind);
-	error = store_each_live(report->store, report->device, peak->device.peak_seq, &report->arguments->filter, block_row,
+	error = store_each_live(report->store, report->device, peak->device.peak_seq, &report->arguments->filter, list_block,
 	                        &listing);
 	return rows_close(listing.rows, error == 1 ? 0 : error);
 }
