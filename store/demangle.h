@@ -3,6 +3,9 @@
  * torch::autograd::AccumulateGrad.  Only what classes of nodes are called: nested names, anonymous namespaces, templates over
  * such names and integers.
  *
+ * Not by the C++ runtime's __cxa_demangle(): a ring that is left behind may hold anything, and what substitutions and nesting
+ * can make of a short name is bounded neither in memory nor, on a small stack, in depth.  Here both are.
+ *
  * Source: Itanium C++ ABI 5.1 (mangling).
  */
 #ifndef NNMEM_STORE_DEMANGLE_H
