@@ -394,8 +394,8 @@ def has_moved(known):
 def refresh(root_id, grad):
     """Before a root's call: define anew what has moved.  Bounded: without gradients only every eighth call looks."""
     known = knowledge.get(root_id)
-    if known is None:
-        return
+    if known is None:  # its first call was interrupted before it was walked
+        known = knowledge.setdefault(root_id, Known(keys[root_id][0]))
     known.calls += 1
     # Rarely: what pointers do not tell (a parameter of a module that had none).
     if is_rare(known.calls) or (known.again and known.calls < 16):

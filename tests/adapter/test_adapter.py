@@ -257,6 +257,33 @@ net(torch.randn(5, 3))
 
 
 @EVERY_VERSION
+def test_calls_when_the_first_is_interrupted_before_the_walk_then_names_come_with_the_next(version, tmp_path):
+    told = listen(
+        version,
+        tmp_path,
+        NET
+        + """
+import sys
+net = Net()
+interrupted = []
+def stop(frame, event, arg):
+    if frame.f_code.co_filename == "<nnmem>" and frame.f_code.co_name == "__init__":  # of Known: just before it is kept
+        sys.settrace(None)
+        interrupted.append(frame)
+        raise KeyboardInterrupt
+sys.settrace(stop)
+try:
+    net(torch.ones(5, 3))
+except KeyboardInterrupt:
+    pass
+assert len(interrupted) == 1
+net(torch.ones(5, 3))
+""",
+    )
+    assert [call.partition(":")[2] for call in told.calls()[-6:]] == [" gt", "first", "rest", "rest.0", "rest.1", "rest.2"]
+
+
+@EVERY_VERSION
 def test_calls_when_a_signal_handler_raises_anywhere_then_stay_balanced(version, tmp_path):
     told = listen(
         version,
