@@ -14,7 +14,7 @@
 /* Reports of several threads may be told in another order than their totals were taken in, but not for longer than this. */
 #define AUDIT_OPEN_NS      UINT64_C(10000000000)
 #define AUDIT_OPEN_REPORTS 4096u
-/* For so many reports it may turn out that the first to come was not the first whose total was taken. */
+/* For so many reports and for AUDIT_OPEN_NS it may turn out that the first to come was not the first whose total was taken. */
 #define AUDIT_FIRST_REPORTS 4096u
 /*
  * At the end of the run of several threads, fewer may be missing because their thread was stopped between the total and the
@@ -139,6 +139,7 @@ static void audit_failed(struct device *device, uint64_t total)
 	device->audit.base = total - device->audit.running; /* one loss is one failure */
 	device->audit.nr_first = device->audit.first_delta = device->audit.first_balance = 0;
 	device->audit.nr_first_threads = 0;
+	device->audit.first_over = false;
 }
 
 /* Note the report among those of its thread.  *@nr: one more than there is room when there are too many. */
@@ -160,9 +161,12 @@ static void audit_note_thread(struct audit_thread *threads, uint32_t *nr, uint32
 /* Note the report among all since the first. */
 static void audit_note_first(struct audit *audit, const struct record *record, uint64_t delta)
 {
-	if (audit->nr_first > AUDIT_FIRST_REPORTS)
+	if (audit->first_over)
 		return;
-	audit->nr_first++;
+	if (!audit->nr_first++)
+		audit->first_ns = record->time_ns;
+	audit->first_over = audit->nr_first > AUDIT_FIRST_REPORTS && record->time_ns > audit->first_ns &&
+	                    record->time_ns - audit->first_ns > AUDIT_OPEN_NS;
 	audit->first_delta += delta;
 	audit->first_balance += mix64(record->a) - mix64(record->a - delta);
 	audit_note_thread(audit->first_threads, &audit->nr_first_threads, record->thread, record->a - delta, record->a);
@@ -174,8 +178,7 @@ static bool audit_begins_elsewhere(struct audit *audit)
 	bool ends = false;
 	uint64_t end;
 
-	if (!audit->many_threads || !audit->first_delta || audit->nr_first > AUDIT_FIRST_REPORTS ||
-	    audit->nr_first_threads > MAX_AUDIT_THREADS)
+	if (!audit->many_threads || !audit->first_delta || audit->first_over || audit->nr_first_threads > MAX_AUDIT_THREADS)
 		return false;
 	for (uint32_t i = 0; i < audit->nr_first_threads; i++) {
 		end = audit->first_threads[i].first_before + audit->first_delta;

@@ -381,8 +381,11 @@ struct audit {
 	uint32_t nr_threads; /* one more than there is room: too many to tell */
 	/*
 	 * All reports since the first, or since a failure, as above: the first one need not have been the first whose total
-	 * was taken, and then what was taken for the beginning is mended.  Kept until there are AUDIT_FIRST_REPORTS of them.
+	 * was taken, and then what was taken for the beginning is mended.  A thread that lost its processor just there comes
+	 * thousands of reports later, so they are kept until there are AUDIT_FIRST_REPORTS of them and AUDIT_OPEN_NS is over.
 	 */
+	bool first_over;
+	uint64_t first_ns;
 	uint64_t nr_first, first_delta, first_balance;
 	struct audit_thread first_threads[MAX_AUDIT_THREADS];
 	uint32_t nr_first_threads;

@@ -185,6 +185,8 @@ static void xfer_device(struct archive *archive, struct device *device)
 		xfer_u64(archive, &audit->threads[i].first_before);
 		xfer_u64(archive, &audit->threads[i].last_after);
 	}
+	xfer_bool(archive, &audit->first_over);
+	xfer_u64(archive, &audit->first_ns);
 	xfer_u64(archive, &audit->nr_first);
 	xfer_u64(archive, &audit->first_delta);
 	xfer_u64(archive, &audit->first_balance);

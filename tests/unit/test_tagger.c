@@ -1718,6 +1718,29 @@ static void test_audit_when_the_first_reports_cross_then_no_failure(void **state
 	play_free(p);
 }
 
+/* The thread whose total was the first lost its processor before its report. */
+static void test_audit_when_the_first_report_is_overtaken_by_thousands_then_no_failure(void **state)
+{
+	struct play *p = play_new();
+
+	p->thread = 2;
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 1, 32, 64);
+	for (unsigned i = 0; i < 3000; i++) {
+		totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 2, 32, 96);
+		totals(p, RECORD_DEVICE_CPU, RECORD_FREE, 2, 32, 64);
+	}
+	p->thread = 1;
+	totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 0, 32, 32);
+	for (unsigned i = 2; i < 102; i++) {
+		p->thread = 1 + i % 2;
+		totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, i, 1, 63 + i);
+	}
+	finish(p);
+	assert_int_equal(p->rows.devices[0].audit_failures, 0);
+	assert_int_equal(p->rows.devices[0].audit_checks, 6101);
+	play_free(p);
+}
+
 static void test_audit_when_a_second_thread_is_about_to_report_then_no_failure(void **state)
 {
 	struct play *p = play_new();
@@ -1742,6 +1765,7 @@ static void test_audit_when_equal_steps_were_mistaken_then_agrees_again(void **s
 	for (unsigned i = 0; i < 2100; i++) { /* until there is no doubt any more about where recording began */
 		totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, 0, 32, 32);
 		totals(p, RECORD_DEVICE_CPU, RECORD_FREE, 0, 32, 0);
+		p->now_ns += UINT64_C(10000000);
 	}
 	for (unsigned i = 0; i < 3; i++)
 		totals(p, RECORD_DEVICE_CPU, RECORD_ALLOC, i, 32, 32 * (i + 1));
@@ -2670,6 +2694,7 @@ int main(void)
 	        cmocka_unit_test(test_audit_when_a_report_is_lost_then_one_failure),
 	        cmocka_unit_test(test_audit_when_cpu_reports_cross_then_no_failure),
 	        cmocka_unit_test(test_audit_when_the_first_reports_cross_then_no_failure),
+	        cmocka_unit_test(test_audit_when_the_first_report_is_overtaken_by_thousands_then_no_failure),
 	        cmocka_unit_test(test_audit_when_a_second_thread_is_about_to_report_then_no_failure),
 	        cmocka_unit_test(test_audit_when_equal_steps_were_mistaken_then_agrees_again),
 	        cmocka_unit_test(test_audit_when_cpu_totals_form_no_way_then_not_agreed),
