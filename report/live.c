@@ -165,8 +165,8 @@ const char *live_last_words(struct report *report, const struct live *live, char
 	if (!live->has_last)
 		return ret;
 	print_cause(report, live, cause, sizeof(cause));
-	snprintf(ret, size, "%s of %s%s%s%s", report_bytes(report, live->last_bytes, number), category_words(live->last_category),
-	         live->last_layer ? " for layer " : "",
+	snprintf(ret, size, "the last %s: %s%s%s%s", report_bytes(report, live->last_bytes, number),
+	         category_words(live->last_category), live->last_layer ? " for layer " : "",
 	         live->last_layer ? report_layer(report, live->last_root, live->last_layer) : "", cause);
 	return ret;
 }

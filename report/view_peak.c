@@ -67,7 +67,7 @@ static void print_head(struct report *report, const struct peak *peak)
 	               peak->live.nr_blocks == 1 ? "" : "s");
 	live_last_words(report, &peak->live, last, sizeof(last));
 	if (peak->live.has_last)
-		report_say(report, 0, "Step %" PRIu64 ", %s, %s after the start, by %s", device->peak_step,
+		report_say(report, 0, "Step %" PRIu64 ", %s, %s after the start, reached with %s", device->peak_step,
 		           phase_name(device->peak_phase), format_duration(peak->live.last_ns, when), last);
 	else
 		report_say(report, 0, "Step %" PRIu64 ", %s", device->peak_step, phase_name(device->peak_phase));

@@ -229,8 +229,8 @@ static int print_peak(struct report *report, const struct store_device *device, 
 	report_say(report, 10, "Peak      %s on %s in step %" PRIu64 ", %s%s%s%s%s%s",
 	           report_size(report, device->peak_bytes, whole), report->device_name, device->peak_step,
 	           phase_name(device->peak_phase), live.has_last ? ", " : "",
-	           live.has_last ? format_duration(live.last_ns, when) : "", live.has_last ? " after the start, by " : "", last,
-	           most);
+	           live.has_last ? format_duration(live.last_ns, when) : "",
+	           live.has_last ? " after the start, reached with " : "", last, most);
 	if (both->training.present && both->training.step != device->peak_step)
 		report_say(report, 10, "          (not in the step of the table: see 'nnmem-report peak' for what was alive)");
 	live_release(&live);
