@@ -37,6 +37,12 @@ struct api_callback {
 	uint8_t scopes[40];
 };
 
+/* c10::ArrayRef: trivially copied. */
+struct api_array {
+	const void *data;
+	size_t nr;
+};
+
 enum api {
 #define API_WRAPPED(id, symbol, ret, params) API_##id,
 #define API_CALLED(id, symbol, ret, params)  API_##id,

@@ -343,8 +343,11 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 	        .address = (uint64_t)(uintptr_t)address,
 	        .size = size_bytes > 0 ? (uint64_t)size_bytes : -(uint64_t)size_bytes,
 	        .a = total_allocated,
-	        .b = total_reserved,
+	        .b = size_bytes > 0 ? record_pack_reserved(total_reserved, (uint64_t)size_bytes, thread->storage_bytes)
+	                            : total_reserved,
 	};
+	if (size_bytes > 0)
+		thread->storage_bytes = 0;
 	thread->nr_nodes_reported = thread->nr_nodes;
 	write_record(thread, &record);
 	hook_leave(thread);
@@ -356,7 +359,12 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
 	}
 }
 
-void hook_memory_given(const void *address, uint64_t size_bytes, enum record_level level, uint16_t device)
+void hook_storage(uint64_t size_bytes)
+{
+	this_thread.storage_bytes = size_bytes;
+}
+
+void hook_memory_given(const void *address, uint64_t size_bytes, enum record_level level, uint16_t device, const void *caller)
 {
 	struct thread_state *thread = &this_thread;
 	struct nodes_origin origin;
@@ -373,6 +381,7 @@ void hook_memory_given(const void *address, uint64_t size_bytes, enum record_lev
 	        .scope = origin.module,
 	        .address = (uint64_t)(uintptr_t)address,
 	        .size = size_bytes,
+	        .a = (uint64_t)(uintptr_t)caller,
 	};
 	write_record(thread, &record);
 	hook_leave(thread);
@@ -391,6 +400,23 @@ void hook_memory_taken(const void *address)
 	        .scope = innermost(thread).module,
 	        .address = (uint64_t)(uintptr_t)address,
 	};
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+void hook_used(uint16_t device, uint64_t used_bytes, uint64_t total_bytes, bool first)
+{
+	struct thread_state *thread = &this_thread;
+	struct record record = {
+	        .kind = RECORD_USED,
+	        .flags = first ? RECORD_F_FIRST : 0,
+	        .device = device,
+	        .a = used_bytes,
+	        .b = total_bytes,
+	};
+
+	if (!hook_enter(thread))
+		return;
 	write_record(thread, &record);
 	hook_leave(thread);
 }

@@ -66,6 +66,7 @@ struct thread_state {
 	uint32_t depth;             /* open scopes; those from HOOK_MAX_DEPTH on have no entry */
 	uint32_t module_depth;      /* module calls among them */
 	uint32_t nr_nodes;          /* autograd nodes made; wraps */
+	uint64_t storage_bytes;     /* what a storage was last said to need, since the last block; 0: nothing */
 	uint32_t nr_nodes_reported; /* nr_nodes at the last report */
 	/*
 	 * The outermost operator that runs in the innermost scope, as a frame, as far as operators are told, and how many are

@@ -9,6 +9,7 @@
  * Source: c10/core/Allocator.h, CPUAllocator.cpp, aten/src/ATen/MapAllocator.cpp of 2.13.0 and 2.14.1.
  */
 #include "hook/api.h"
+#include "hook/cudart.h"
 #include "hook/hook_internal.h"
 #include "hook/python.h"
 
@@ -44,6 +45,8 @@ static bool take_report(void *address, int64_t *size_bytes, uint64_t *total_allo
 
 		if (device != RECORD_DEVICE_CPU || hook.record_cpu)
 			hook_report(address, *size_bytes, *total_allocated, total_reserved, device, shared);
+		if (record_is_cuda(device))
+			cudart_reported(device, *total_allocated);
 		return true;
 	}
 	if (forward_is_shared(&hook.forward, &report)) {
@@ -89,6 +92,36 @@ void wrap_report_memory_v1(void *address, int64_t size_bytes, int64_t total_allo
 		real(address, size_bytes, (int64_t)total, total_reserved, device);
 }
 
+/* ---- what a storage needs */
+
+size_t wrap_storage_bytes(struct api_array sizes, struct api_array strides, size_t item_bytes, size_t offset)
+{
+	real_storage_bytes_fn *real = api_real(API_storage_bytes);
+	size_t size_bytes = real(sizes, strides, item_bytes, offset);
+
+	hook_storage(size_bytes);
+	return size_bytes;
+}
+
+size_t wrap_storage_bytes_contiguous(struct api_array sizes, size_t item_bytes, size_t offset)
+{
+	real_storage_bytes_contiguous_fn *real = api_real(API_storage_bytes_contiguous);
+	size_t size_bytes = real(sizes, item_bytes, offset);
+
+	hook_storage(size_bytes);
+	return size_bytes;
+}
+
+void wrap_resize_bytes_cuda(void *storage, size_t size_bytes)
+{
+	real_resize_bytes_cuda_fn *real = api_real(API_resize_bytes_cuda);
+
+	hook_storage(size_bytes);
+	real(storage, size_bytes);
+}
+
+/* ---- out of memory */
+
 /* The total that the user's profiler is told when CPU memory is out: the one that PyTorch would have had. */
 static uint64_t oom_total(uint64_t total_allocated, uint16_t device)
 {
@@ -101,6 +134,7 @@ void wrap_report_oom(int64_t size_bytes, size_t total_allocated, size_t total_re
 	real_report_oom_fn *real = api_real(API_report_oom);
 
 	hook_report_oom(size_bytes, total_allocated, total_reserved, device);
+	cudart_refused(device);
 	if (real)
 		real(size_bytes, oom_total(total_allocated, device), total_reserved, device);
 }
@@ -110,6 +144,7 @@ void wrap_report_oom_v1(int64_t size_bytes, int64_t total_allocated, int64_t tot
 	real_report_oom_v1_fn *real = api_real(API_report_oom_v1);
 
 	hook_report_oom(size_bytes, (uint64_t)total_allocated, (uint64_t)total_reserved, device);
+	cudart_refused(device);
 	if (real)
 		real(size_bytes, (int64_t)oom_total((uint64_t)total_allocated, device), total_reserved, device);
 }

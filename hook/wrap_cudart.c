@@ -7,7 +7,8 @@
  *
  * Every call is forwarded with its arguments as they are, and its result is returned as it is.  A call that gave memory is
  * recorded after it; one that gives memory back is recorded before it, since the address may be another's as soon as the
- * runtime has it.  Neither errno nor CUDA's last error is touched: all that is asked of CUDA is the current device.
+ * runtime has it.  Neither errno nor CUDA's last error is touched: all that is asked of CUDA is the current device and what
+ * is in use of it.
  *
  * Expandable segments do not come from the runtime: PyTorch takes pointers to driver functions from
  * cudaGetDriverEntryPoint(ByVersion) and calls those.  Of the functions that give and take memory it gets ours.
@@ -23,6 +24,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #define CUDA_SUCCESS         0
 #define CUDA_ERROR_UNKNOWN   999 /* cudaErrorUnknown, CUDA_ERROR_UNKNOWN */
@@ -59,7 +61,9 @@ enum cudart {
 #undef CUDART_GIVES
 #undef CUDART_TAKES
 #undef CUDART_ENTRY
-	CUDART_cudaGetDevice, /* only called */
+	CUDART_cudaGetDevice, /* only called, as those that follow */
+	CUDART_cudaMemGetInfo,
+	CUDART_cudaThreadExchangeStreamCaptureMode,
 	NR_CUDART
 };
 
@@ -72,6 +76,8 @@ static const char *const symbols[NR_CUDART] = {
 #undef CUDART_TAKES
 #undef CUDART_ENTRY
         [CUDART_cudaGetDevice] = "cudaGetDevice",
+        [CUDART_cudaMemGetInfo] = "cudaMemGetInfo",
+        [CUDART_cudaThreadExchangeStreamCaptureMode] = "cudaThreadExchangeStreamCaptureMode",
 };
 
 /* Written once each, with the same value whoever writes it. */
@@ -123,6 +129,90 @@ void cudart_resolve(void)
 	errno = saved_errno;
 }
 
+/* ---- what the driver says */
+
+#define ASK_PART             100u              /* of the time that passes, at most one part goes into asking */
+#define ASK_MIN_NS           UINT64_C(1000000) /* between two questions */
+#define CAPTURE_MODE_RELAXED 2                 /* cudaStreamCaptureModeRelaxed */
+
+/* Of each device, by its ordinal.  Atomic words; two threads at once cost a question too many or too few. */
+static struct {
+	uint64_t next_ns;    /* CLOCK_MONOTONIC, before which it is not asked again; 0: never asked; UINT64_MAX: it refused */
+	uint64_t high_bytes; /* the highest total that PyTorch reported */
+	uint32_t owed;       /* the highest total came when it was too early to ask */
+} driver[256];
+
+static uint32_t runtime_in_use; /* enum runtime + 1 of the last call, 0: none yet */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+}
+
+/*
+ * Ask for the calling thread's current device, which is @device.  While another thread captures a graph, calls that may not
+ * be safe are refused, and the capture with them, unless the thread says that its own are; PyTorch says so around its own.
+ * Source: CUDA Runtime API, cudaThreadExchangeStreamCaptureMode(); c10/cuda/CUDAGraphsC10Utils.h of 2.14.
+ */
+static void ask(uint16_t device, bool first)
+{
+	enum runtime runtime = atomic32_load_relaxed(&runtime_in_use) - 1;
+	int (*memory)(size_t *, size_t *), (*exchange)(int *);
+	int mode = CAPTURE_MODE_RELAXED, saved_errno = errno;
+	size_t available = 0, total = 0;
+	uint64_t before = now_ns(), took;
+	bool told;
+
+	if (runtime >= NR_RUNTIMES || !(memory = cudart_real(runtime, CUDART_cudaMemGetInfo)))
+		return;
+	exchange = cudart_real(runtime, CUDART_cudaThreadExchangeStreamCaptureMode);
+	if (!exchange || exchange(&mode) != CUDA_SUCCESS)
+		return;
+	told = memory(&available, &total) == CUDA_SUCCESS && available <= total;
+	exchange(&mode);
+	took = now_ns() - before;
+	took = took * ASK_PART > ASK_MIN_NS ? took * ASK_PART : ASK_MIN_NS;
+	/* A refusal leaves CUDA's last error behind, which is not the program's: there is no second one. */
+	atomic64_store_relaxed(&driver[device >> 8].next_ns, told ? before + took : UINT64_MAX);
+	if (told)
+		hook_used(device, total - available, total, first);
+	errno = saved_errno;
+}
+
+/* Returns whether it was asked. */
+static bool ask_if_cheap(uint16_t device)
+{
+	if (device >> 8 == 0xff || now_ns() < atomic64_load_relaxed(&driver[device >> 8].next_ns))
+		return false;
+	ask(device, false);
+	return true;
+}
+
+void cudart_reported(uint16_t device, uint64_t total_allocated)
+{
+	unsigned ordinal = device >> 8;
+
+	if (ordinal == 0xff || !hook_is_wanted())
+		return;
+	if (total_allocated < atomic64_load_relaxed(&driver[ordinal].high_bytes)) {
+		if (__builtin_expect(!atomic32_load_relaxed(&driver[ordinal].owed), 1))
+			return;
+	} else {
+		atomic64_store_relaxed(&driver[ordinal].high_bytes, total_allocated);
+	}
+	atomic32_store_relaxed(&driver[ordinal].owed, !ask_if_cheap(device));
+}
+
+void cudart_refused(uint16_t device)
+{
+	if (record_is_cuda(device) && device >> 8 != 0xff && hook_is_wanted() &&
+	    atomic64_load_relaxed(&driver[device >> 8].next_ns) != UINT64_MAX)
+		ask(device, false);
+}
+
 /* ---- recording */
 
 static uint16_t current_device(enum runtime runtime)
@@ -135,12 +225,33 @@ static uint16_t current_device(enum runtime runtime)
 	return CUDA_DEVICE(ordinal);
 }
 
-/* @place: where a successful call has left the address. */
-static void given(enum runtime runtime, void *const *place, size_t bytes, enum record_level level)
+/* Before a call that gives memory: what is in use before the first is the context's, or other programs'. */
+static void before_giving(enum runtime runtime)
 {
+	uint16_t device;
+
+	if (!hook_is_wanted())
+		return;
+	atomic32_store_relaxed(&runtime_in_use, runtime + 1);
+	device = current_device(runtime);
+	if (device >> 8 != 0xff && !atomic64_load_relaxed(&driver[device >> 8].next_ns))
+		ask(device, true);
+}
+
+/*
+ * @place: where a successful call has left the address.  Of managed memory some may lie on the device, but nobody says how
+ * much: the driver is asked after calls that give device memory alone.
+ */
+static void given(enum runtime runtime, void *const *place, size_t bytes, enum record_level level, const void *caller)
+{
+	uint16_t device;
+
 	if (!place || !*place || !bytes || !hook_is_wanted())
 		return;
-	hook_memory_given(*place, bytes, level, level == LEVEL_PINNED ? RECORD_DEVICE_CPU : current_device(runtime));
+	device = level == LEVEL_PINNED ? RECORD_DEVICE_CPU : current_device(runtime);
+	hook_memory_given(*place, bytes, level, device, caller);
+	if (level == LEVEL_SEGMENT)
+		ask_if_cheap(device);
 }
 
 static void taken(const void *address)
@@ -180,15 +291,34 @@ static size_t array_bytes(const struct cudart_channels *channels, size_t width, 
 
 /* ---- driver functions that are handed out */
 
+static void driver_gives(void)
+{
+	enum runtime runtime = atomic32_load_relaxed(&runtime_in_use) - 1;
+
+	if (runtime < NR_RUNTIMES)
+		before_giving(runtime);
+}
+
+static void driver_gave(const void *handle, size_t bytes, enum record_level level, uint16_t device, const void *caller)
+{
+	enum runtime runtime = atomic32_load_relaxed(&runtime_in_use) - 1;
+
+	hook_memory_given(handle, bytes, level, device, caller);
+	if (level == LEVEL_SEGMENT && runtime < NR_RUNTIMES && current_device(runtime) == device)
+		ask_if_cheap(device);
+}
+
 #define DRIVER_GIVES(name, params, args, level_and_device, place, bytes)                                                         \
 	static uint64_t real_##name;                                                                                             \
 	static int wrap_##name params                                                                                            \
 	{                                                                                                                        \
 		int(*real) params = (int(*) params)(uintptr_t)atomic64_load_acquire(&real_##name);                               \
-		int error = real args;                                                                                           \
+		int error;                                                                                                       \
                                                                                                                                  \
+		driver_gives();                                                                                                  \
+		error = real args;                                                                                               \
 		if (error == CUDA_SUCCESS && (place) && *(place) && (bytes) && hook_is_wanted())                                 \
-			hook_memory_given((const void *)(uintptr_t) * (place), bytes, level_and_device);                         \
+			driver_gave((const void *)(uintptr_t) * (place), bytes, level_and_device, __builtin_return_address(0));  \
 		return error;                                                                                                    \
 	}
 #define DRIVER_TAKES(name, params, args, address)                                                                                \
@@ -262,10 +392,12 @@ static void *stand_before(const char *symbol, void *function)
 	int cudart##version##_##name params                                                                                      \
 	{                                                                                                                        \
 		__typeof__(&cudart##version##_##name) real = cudart_real(runtime, CUDART_##name);                                \
-		int error = real ? real args : CUDA_ERROR_UNKNOWN;                                                               \
+		int error;                                                                                                       \
                                                                                                                                  \
+		before_giving(runtime);                                                                                          \
+		error = real ? real args : CUDA_ERROR_UNKNOWN;                                                                   \
 		if (error == CUDA_SUCCESS)                                                                                       \
-			given(runtime, (void *const *)(place), bytes, level);                                                    \
+			given(runtime, (void *const *)(place), bytes, level, __builtin_return_address(0));                       \
 		return error;                                                                                                    \
 	}
 
@@ -289,6 +421,7 @@ static void *stand_before(const char *symbol, void *function)
 		__typeof__(&cudart##version##_##name) real = cudart_real(runtime, CUDART_##name);                                \
 		int error = real ? real args : CUDA_ERROR_UNKNOWN;                                                               \
                                                                                                                                  \
+		atomic32_store_relaxed(&runtime_in_use, (runtime) + 1);                                                          \
 		if (error == CUDA_SUCCESS && (symbol) && (place) && *(place))                                                    \
 			*(place) = stand_before(symbol, *(place));                                                               \
 		return error;                                                                                                    \

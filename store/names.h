@@ -53,6 +53,7 @@ enum category_rule {
 	RULE_OPTIMIZER_FREED,  /* born and freed in one step(): optimizer_temporary */
 	RULE_BACKWARD_SEED,    /* the gradient of the loss, made just before backward began: backward_temporary */
 	RULE_BEFORE_STEP,      /* born between backward and step(), freed before the next forward: optimizer_temporary */
+	RULE_NO_TENSOR,        /* memory of a GPU that no tensor asked for: workspace */
 	NR_CATEGORY_RULES
 };
 

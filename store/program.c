@@ -175,6 +175,38 @@ bool program_read_rss(const struct program *program, uint64_t *ret_rss_bytes, ui
 	       find_kb(text, "\nVmHWM:", ret_peak_rss_bytes);
 }
 
+/* Source: proc(5), /proc/pid/maps.  A name has its newlines escaped; what has none begins with no slash. */
+bool program_find_object(const struct program *program, uint64_t address, uint64_t *ret_start, uint64_t *ret_end, char *ret,
+                         size_t size)
+{
+	int fd = open_proc(program, "maps");
+	FILE *maps = fd < 0 ? NULL : fdopen(fd, "r");
+	char *line = NULL;
+	size_t line_size = 0;
+	bool found = false;
+
+	if (!maps && fd >= 0)
+		close(fd);
+	while (maps && !found && getline(&line, &line_size, maps) > 0) {
+		unsigned long long start, end;
+		int name = 0;
+
+		if (sscanf(line, "%llx-%llx %*s %*s %*s %*s %n", &start, &end, &name) != 2 || address < start || address >= end)
+			continue;
+		if (!name || line[name] != '/')
+			break;
+		line[strcspn(line, "\n")] = '\0';
+		snprintf(ret, size, "%s", line + name);
+		*ret_start = start;
+		*ret_end = end;
+		found = true;
+	}
+	free(line);
+	if (maps)
+		fclose(maps);
+	return found;
+}
+
 void program_read_command(const struct program *program, char *ret, size_t size)
 {
 	int fd = open_proc(program, "cmdline");

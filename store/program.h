@@ -35,6 +35,13 @@ void program_describe_end(struct program *program, char *ret, size_t size);
 /* Resident set and its high-water mark, bytes.  False: not to be had (it is a zombie, or gone). */
 bool program_read_rss(const struct program *program, uint64_t *ret_rss_bytes, uint64_t *ret_peak_rss_bytes);
 
+/*
+ * The file that lies in its memory at @address, and where that piece of it lies: from *@ret_start to before *@ret_end.
+ * False: no file does, or it is not to be had.
+ */
+bool program_find_object(const struct program *program, uint64_t address, uint64_t *ret_start, uint64_t *ret_end, char *ret,
+                         size_t size);
+
 /* Its command line, joined by blanks, control characters replaced; "" when not to be had. */
 void program_read_command(const struct program *program, char *ret, size_t size);
 

@@ -102,6 +102,24 @@ static int open_recording(struct recorder *recorder, char *message, size_t messa
 
 /* ---- the loop */
 
+/* In which files the code lies that called for memory. */
+static int name_callers(struct recorder *recorder)
+{
+	uint64_t address, start, end;
+	char file[COMMAND_MAX];
+	int r = 0;
+
+	while (!r && (address = recording_unknown_code(recorder->recording))) {
+		if (!program_find_object(&recorder->program, address, &start, &end, file, sizeof(file))) {
+			start = address;
+			end = address + 1;
+			file[0] = '\0';
+		}
+		r = recording_object(recorder->recording, start, end, file);
+	}
+	return r;
+}
+
 static int pump(struct recorder *recorder, bool commit, int64_t *ret_nr_slots)
 {
 	uint64_t now = now_ns();
@@ -118,7 +136,7 @@ static int pump(struct recorder *recorder, bool commit, int64_t *ret_nr_slots)
 	/* Read by hook_operation_begin() and follow_operations(), which need nothing else to go with it. */
 	atomic32_store_relaxed(&recorder->ring->operations_known, recording_operations_known(recorder->recording));
 	*ret_nr_slots = nr_slots;
-	return 0;
+	return name_callers(recorder);
 }
 
 static int sample(struct recorder *recorder)

@@ -32,6 +32,12 @@ struct sample {
 	uint64_t peak_rss_bytes;
 };
 
+/* Files in the program's memory, of which code called for memory. */
+#define MAX_OBJECTS 256u
+struct object {
+	uint64_t start, end;
+};
+
 struct recording {
 	struct ring *ring;
 	struct ring_reader reader;
@@ -48,6 +54,10 @@ struct recording {
 	struct sample stored_sample; /* the last one written; ns 0: none */
 	struct sample last_sample;   /* the last one seen */
 	char ended[32];              /* by recording_set_ended() */
+	struct object objects[MAX_OBJECTS];
+	uint32_t nr_objects;
+	uint64_t unknown_code[MAX_OBJECTS]; /* addresses in none of them */
+	uint32_t nr_unknown_code;
 	bool finished;
 	int failed; /* the first error: nothing is written after it */
 	char message[RING_MESSAGE_MAX + RING_PATH_MAX];
@@ -324,6 +334,43 @@ static int commit(struct recording *recording)
 	return 0;
 }
 
+/* Remember the code that called for memory where it lies in no file that is known. */
+static void note_caller(struct recording *recording, const struct record *record)
+{
+	if (record->kind != RECORD_ALLOC || record_level(record->flags) == LEVEL_BLOCK || !record->a || record->a > INT64_MAX ||
+	    recording->nr_unknown_code == MAX_OBJECTS)
+		return;
+	for (uint32_t i = 0; i < recording->nr_objects; i++)
+		if (record->a >= recording->objects[i].start && record->a < recording->objects[i].end)
+			return;
+	for (uint32_t i = 0; i < recording->nr_unknown_code; i++)
+		if (recording->unknown_code[i] == record->a)
+			return;
+	recording->unknown_code[recording->nr_unknown_code++] = record->a;
+}
+
+uint64_t recording_unknown_code(struct recording *recording)
+{
+	while (recording->nr_unknown_code) {
+		uint64_t address = recording->unknown_code[--recording->nr_unknown_code];
+		bool known = recording->nr_objects == MAX_OBJECTS;
+
+		for (uint32_t i = 0; i < recording->nr_objects && !known; i++)
+			known = address >= recording->objects[i].start && address < recording->objects[i].end;
+		if (!known)
+			return address;
+	}
+	return 0;
+}
+
+int recording_object(struct recording *recording, uint64_t start, uint64_t end, const char *file)
+{
+	if (recording->failed || recording->nr_objects == MAX_OBJECTS)
+		return recording->failed;
+	recording->objects[recording->nr_objects++] = (struct object){start, end};
+	return fail(recording, writer_object(recording->writer, start, end, file));
+}
+
 int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t max_slots, bool commit_now)
 {
 	uint64_t first = recording->reader.position;
@@ -339,6 +386,7 @@ int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t ma
 			continue; /* Committed before the recorder died. */
 		repeats_feed(recording->repeats, &item.record);
 		r = tagger_feed(recording->tagger, &item.record, item.text);
+		note_caller(recording, &item.record);
 		recording->last_seq = item.record.seq;
 		if (item.record.time_ns > recording->last_ns)
 			recording->last_ns = item.record.time_ns;

@@ -57,6 +57,14 @@ int64_t recording_pump(struct recording *recording, uint64_t now_ns, uint32_t ma
 /* Whether the program need not tell operators now: for ring->operations_known. */
 bool recording_operations_known(const struct recording *recording);
 
+/*
+ * An address in the program's code that called for memory, of which it is not known in which file it lies; 0: none.  Once
+ * each.  The answer is recording_object().
+ */
+uint64_t recording_unknown_code(struct recording *recording);
+/* @file lies in the program's memory from @start to before @end; "": it could not be told which. */
+int recording_object(struct recording *recording, uint64_t start, uint64_t end, const char *file);
+
 /* Slots that were claimed and are not read yet. */
 uint64_t recording_backlog(const struct recording *recording);
 

@@ -191,9 +191,32 @@ CREATE TABLE allocation (
 	flags INTEGER NOT NULL,         -- 1 provisional, 2 recompute, 4 shared, 8 free lost, 16 seen_forward, 32 named_input,
 	                                -- 64 seed, 128 before_step
 	episode INTEGER NOT NULL,       -- for taking the work up again
-	call INTEGER NOT NULL DEFAULT 0 -- which call of its module: module calls are counted over the run, from 1; 0: born outside
+	call INTEGER NOT NULL DEFAULT 0, -- which call of its module: module calls are counted over the run, from 1; 0: born outside
 	                                -- one, or in backward, where only the module is known
+	requested_bytes INTEGER NOT NULL DEFAULT 0, -- of a block's size_bytes: what was asked for, before rounding; 0: not known
+	caller INTEGER NOT NULL DEFAULT 0 -- of what is no block: an address in the code that called for it, in an object; 0 not known
 );
+
+-- Pieces of code that called for memory: files mapped into the program, by address.
+CREATE TABLE object (
+	start INTEGER PRIMARY KEY,
+	end INTEGER NOT NULL,           -- first address behind it
+	file TEXT NOT NULL              -- '' not known
+);
+
+-- What the driver said of a device (cudaMemGetInfo), one row for as long as nothing changed.
+CREATE TABLE driver (
+	device INTEGER NOT NULL,
+	seq INTEGER NOT NULL,
+	last_seq INTEGER NOT NULL,      -- of the last answer that was the same
+	ns INTEGER NOT NULL,
+	used_bytes INTEGER NOT NULL,    -- by anybody
+	total_bytes INTEGER NOT NULL,   -- that the device has
+	segment_bytes INTEGER NOT NULL, -- of level segment, alive then
+	reserved_bytes INTEGER NOT NULL, -- by PyTorch's allocator, as it last said
+	first INTEGER NOT NULL,         -- 1: before the program was given any memory of the device
+	PRIMARY KEY (device, seq)
+) WITHOUT ROWID;
 
 -- Every layer's high-water marks in the step in which the device had its peak.
 CREATE TABLE layer_peak (
@@ -248,7 +271,7 @@ SELECT p.step, n.name AS phase, d.name AS device, p.allocs, p.alloc_bytes, p.pea
 FROM step_phase p JOIN device d ON d.id = p.device JOIN name n ON n.list = 'phase' AND n.code = p.phase;
 
 CREATE VIEW v_allocation AS
-SELECT a.id, d.name AS device, l.name AS level, a.size_bytes, NULL AS requested_bytes, a.alloc_seq, a.free_seq, a.alloc_ns,
+SELECT a.id, d.name AS device, l.name AS level, a.size_bytes, nullif(a.requested_bytes, 0) AS requested_bytes, a.alloc_seq, a.free_seq, a.alloc_ns,
        a.free_ns, 1 AS time_exact, a.thread, NULL AS stream, p.name AS phase, fp.name AS free_phase, (a.flags >> 1) & 1 AS recompute,
        s.step, m.root_name AS root, m.fqn AS layer, c.name AS category, cr.name AS category_rule,
        CASE WHEN t.kind = 2 THEN NULL ELSE t.name END AS parameter, t.state_key, t.shape, t.dtype, o.function AS operation,
@@ -325,6 +348,11 @@ SELECT o.seq, o.ns, s.step, o.thread, d.name AS device, p.name AS phase, m.root_
 FROM oom o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module LEFT JOIN device d ON d.id = o.device
 LEFT JOIN name p ON p.list = 'phase' AND p.code = o.phase LEFT JOIN stack k ON k.id = o.stack
 LEFT JOIN frame f ON f.id = k.operation LEFT JOIN frame l ON l.id = k.shown;
+
+-- used_bytes: of the device, by anybody; segment_bytes: what the program was seen to take then.
+CREATE VIEW v_driver AS
+SELECT d.name AS device, r.seq, r.last_seq, r.ns, r.used_bytes, r.total_bytes, r.segment_bytes, r.reserved_bytes, r.first
+FROM driver r JOIN device d ON d.id = r.device;
 
 CREATE VIEW v_lost AS SELECT cause, count FROM lost;
 

@@ -330,6 +330,14 @@ static void count_death(struct tagger *tagger, uint32_t index, uint64_t size_byt
 	device_moved(tagger, device, before);
 }
 
+static void segment_died(struct tagger *tagger, const struct live *live)
+{
+	uint32_t device = device_of(tagger, live->a.device);
+
+	if (device != NONE)
+		tagger->devices[device].segment_bytes = sub_bytes(tagger->devices[device].segment_bytes, live->a.size_bytes);
+}
+
 static void end_life(struct tagger *tagger, uint32_t index, const struct record *record, uint8_t phase, bool lost)
 {
 	struct live *live = &tagger->live.pool[index];
@@ -341,6 +349,8 @@ static void end_life(struct tagger *tagger, uint32_t index, const struct record 
 	live->a.free_phase = phase;
 	live->a.free_lost = lost;
 	category_decide(tagger, live);
+	if (live->a.level == LEVEL_SEGMENT)
+		segment_died(tagger, live);
 	TELL(tagger, allocation, &live->a);
 	live_remove(&tagger->live, index);
 }
@@ -397,6 +407,14 @@ static void feed_alloc(struct tagger *tagger, struct thread *thread, const struc
 	live->a.recompute = context.recompute;
 	live->a.shared = record->flags & RECORD_F_SHARED;
 	live->a.episode = context.episode;
+	if (level != LEVEL_BLOCK)
+		live->a.caller = record->a <= INT64_MAX ? record->a : 0;
+	else if (record->device == RECORD_DEVICE_CPU) /* never rounded */
+		live->a.requested_bytes = record->size;
+	else
+		live->a.requested_bytes = record_requested(record->b, record->size);
+	if (live->a.requested_bytes && record_is_cuda(record->device))
+		tagger->requests = true;
 	live->a.before_step = context.phase == PHASE_OTHER && thread->owes_step;
 	if (context.phase != PHASE_BACKWARD || context.recompute)
 		live->a.call = scope_call(thread, record->scope);
@@ -410,11 +428,15 @@ static void feed_alloc(struct tagger *tagger, struct thread *thread, const struc
 	scope_count_event(tagger, thread);
 	if (tagger->nr_waiting)
 		name_block_born(tagger, index);
+	if (level == LEVEL_SEGMENT)
+		tagger->devices[device].segment_bytes = add_bytes(tagger->devices[device].segment_bytes, record->size);
 	if (level != LEVEL_BLOCK)
 		return;
 	count_birth(tagger, device, record, context.phase);
 	mark_node_layer(tagger, device, record, context.phase, tagger->devices[device].d.live_bytes);
-	tagger->devices[device].d.reserved_peak_bytes = max_u64(tagger->devices[device].d.reserved_peak_bytes, record->b);
+	tagger->devices[device].reserved_bytes = record_reserved(record->b);
+	tagger->devices[device].d.reserved_peak_bytes =
+	        max_u64(tagger->devices[device].d.reserved_peak_bytes, record_reserved(record->b));
 	if (!(record->flags & RECORD_F_SHARED)) {
 		tagger->devices[device].audit.running += record->size;
 		audit_report(&tagger->devices[device], record, record->size);
@@ -465,6 +487,7 @@ static void feed_free(struct tagger *tagger, struct thread *thread, const struct
 	before = tagger->devices[device].d.live_bytes;
 	count_death(tagger, device, index == NONE ? 0 : size_bytes, context.phase, true);
 	mark_node_layer(tagger, device, record, context.phase, before);
+	tagger->devices[device].reserved_bytes = record->b;
 	audit = &tagger->devices[device].audit;
 	if (!(record->flags & RECORD_F_SHARED)) {
 		audit->running -= size_bytes;
@@ -490,6 +513,46 @@ static void feed_oom(struct tagger *tagger, struct thread *thread, const struct 
 	};
 
 	TELL(tagger, oom, &oom);
+}
+
+static void tell_used(struct tagger *tagger, struct device *device)
+{
+	if (device->used_changed)
+		TELL(tagger, used, &device->used);
+	device->used_changed = false;
+}
+
+/* What the driver says; as long as it says the same it is one answer. */
+static void feed_used(struct tagger *tagger, const struct record *record)
+{
+	uint32_t index = record->b <= MAX_SIZE_BYTES && record->a <= record->b ? device_of(tagger, record->device) : NONE;
+	struct device *device;
+	struct tag_used *used;
+
+	if (index == NONE) {
+		tagger->nr_ignored++;
+		return;
+	}
+	device = &tagger->devices[index];
+	used = &device->used;
+	if (used->seq && !used->first && used->used_bytes == record->a && used->total_bytes == record->b &&
+	    used->segment_bytes == device->segment_bytes && used->reserved_bytes == device->reserved_bytes) {
+		used->last_seq = record->seq;
+	} else {
+		tell_used(tagger, device);
+		*used = (struct tag_used){
+		        .seq = record->seq,
+		        .last_seq = record->seq,
+		        .ns = record->time_ns,
+		        .used_bytes = record->a,
+		        .total_bytes = record->b,
+		        .segment_bytes = device->segment_bytes,
+		        .reserved_bytes = device->reserved_bytes,
+		        .device = record->device,
+		        .first = record->flags & RECORD_F_FIRST,
+		};
+	}
+	device->used_changed = true;
 }
 
 /* A stack is told as it is: the tables say which it stands on. */
@@ -621,6 +684,9 @@ static void feed_known(struct tagger *tagger, struct thread *thread, const struc
 	case RECORD_OOM:
 		feed_oom(tagger, thread, record);
 		break;
+	case RECORD_USED:
+		feed_used(tagger, record);
+		break;
 	case RECORD_MODULE_ENTER:
 		scope_enter(tagger, thread, record);
 		break;
@@ -712,6 +778,7 @@ static void tell_devices(struct tagger *tagger)
 		if (tagger->devices[i].changed)
 			TELL(tagger, device, &tagger->devices[i].d);
 		tagger->devices[i].changed = false;
+		tell_used(tagger, &tagger->devices[i]);
 	}
 }
 

@@ -40,6 +40,8 @@ struct tag_allocation {
 	uint32_t module; /* 0: none; the owner's module for named parameters, buffers, states */
 	uint32_t tensor; /* id of the tensor that names it (tag_tensor.id), 0: none */
 	uint32_t stack;
+	uint64_t requested_bytes; /* of a block: what was asked for; 0: not known */
+	uint64_t caller;          /* of what is no block: an address in the code that called for it; 0: not known */
 	uint64_t call; /* of @module: module calls are counted over the run, from 1; 0: born outside one, or in a node */
 	uint16_t device;
 	uint8_t level; /* enum record_level */
@@ -169,6 +171,14 @@ struct tag_oom {
 	uint16_t device;
 	uint8_t phase;
 };
+/* What the driver said of a device, from @seq to @last_seq without a change. */
+struct tag_used {
+	uint64_t seq, last_seq, ns, used_bytes, total_bytes;
+	uint64_t segment_bytes;  /* of level segment, alive then */
+	uint64_t reserved_bytes; /* as PyTorch last said */
+	uint16_t device;
+	bool first; /* before the program was given any memory of the device */
+};
 struct tag_note {
 	uint64_t seq;
 	uint8_t severity;
@@ -178,7 +188,7 @@ struct tag_note {
 /*
  * Where results go.  All pointers are valid during the call only.  Each returns 0 or a negative errno; NULL: not
  * interested.  `allocation` comes once at death (free_seq set, category final) and, from tagger_flush(), for every open
- * allocation that is new or changed since the last flush.  `step`, `stretch`, `device`, `span` may come again for the
+ * allocation that is new or changed since the last flush.  `step`, `stretch`, `device`, `span`, `used` may come again for the
  * same key: the later call replaces the earlier.
  */
 struct tag_sink {
@@ -197,6 +207,7 @@ struct tag_sink {
 	int (*frame)(void *arg, const struct tag_frame *frame);
 	int (*stack)(void *arg, const struct tag_stack *stack);
 	int (*oom)(void *arg, const struct tag_oom *oom);
+	int (*used)(void *arg, const struct tag_used *used);
 	int (*note)(void *arg, const struct tag_note *note);
 	int (*info)(void *arg, const char *key, const char *value);
 	int (*end)(void *arg, unsigned how /* enum record_end */, int64_t status, uint64_t peak_rss_bytes);

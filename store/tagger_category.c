@@ -11,6 +11,8 @@
  * - The gradient of the loss that `.backward()` makes before the engine starts is an activation gradient, though it is born
  *   in forward and dies after backward.
  * - What autograd.grad() leaves is gradient too.
+ * - A block of a GPU that was asked for without any storage's size having been computed is no tensor's: a library took it
+ *   (cuBLAS, cuDNN, CUB) and keeps it as long as it likes.  Before training such blocks are also made for files that are loaded.
  * - What is made between a backward and the step() that follows on the thread, and is gone before a forward begins, prepares
  *   or is the update: norms of gradients and what clips and unscales them, an update that is written by hand.  Whether
  *   step() follows is not known when it is freed; before another micro-batch the same is said of what its loading leaves.
@@ -69,6 +71,11 @@ static struct verdict forward_verdict(const struct tagger *tagger, const struct 
 	return (struct verdict){CATEGORY_FORWARD_TEMPORARY, RULE_FORWARD_FREED};
 }
 
+static bool is_workspace(const struct tagger *tagger, const struct tag_allocation *a)
+{
+	return record_is_cuda(a->device) && tagger->requests && !a->requested_bytes && a->phase != PHASE_STATIC;
+}
+
 static struct verdict verdict_of(const struct tagger *tagger, const struct live *live)
 {
 	const struct tag_allocation *a = &live->a;
@@ -81,6 +88,8 @@ static struct verdict verdict_of(const struct tagger *tagger, const struct live 
 		return (struct verdict){CATEGORY_INPUT, RULE_NAMED_INPUT};
 	if (a->seed)
 		return (struct verdict){CATEGORY_BACKWARD_TEMPORARY, RULE_BACKWARD_SEED};
+	if (is_workspace(tagger, a))
+		return (struct verdict){CATEGORY_WORKSPACE, RULE_NO_TENSOR};
 	if (a->recompute)
 		return (struct verdict){CATEGORY_RECOMPUTE, RULE_RECOMPUTE};
 	switch (a->phase) {

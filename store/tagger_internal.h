@@ -397,6 +397,10 @@ struct device {
 	uint64_t told_peak_bytes; /* with its layers' marks */
 	struct high_waters waters;
 	struct audit audit;
+	uint64_t segment_bytes;  /* of level segment, alive */
+	uint64_t reserved_bytes; /* as PyTorch last said */
+	struct tag_used used;    /* what the driver said last; seq 0: nothing */
+	bool used_changed;       /* since it was told */
 };
 
 struct tagger {
@@ -449,7 +453,8 @@ struct tagger {
 	bool finished;
 
 	/* Names. */
-	bool adapter; /* something names modules or tensors */
+	bool requests; /* of some block of a GPU it is known what was asked for, so it is of every tensor's */
+	bool adapter;  /* something names modules or tensors */
 	struct module *modules;
 	uint32_t nr_modules, modules_size;
 	struct map module_map, path_map; /* by id; by root and path */

@@ -196,6 +196,18 @@ static void xfer_device(struct archive *archive, struct device *device)
 		xfer_u64(archive, &audit->first_threads[i].first_before);
 		xfer_u64(archive, &audit->first_threads[i].last_after);
 	}
+	xfer_u64(archive, &device->segment_bytes);
+	xfer_u64(archive, &device->reserved_bytes);
+	xfer_u64(archive, &device->used.seq);
+	xfer_u64(archive, &device->used.last_seq);
+	xfer_u64(archive, &device->used.ns);
+	xfer_u64(archive, &device->used.used_bytes);
+	xfer_u64(archive, &device->used.total_bytes);
+	xfer_u64(archive, &device->used.segment_bytes);
+	xfer_u64(archive, &device->used.reserved_bytes);
+	xfer_bool(archive, &device->used.first);
+	xfer_bool(archive, &device->used_changed);
+	device->used.device = d->device;
 	device->waters.prune_at = 4096;
 	XFER_ARRAY(archive, device->waters.marks, device->waters.nr, device->waters.size, size_t, 2);
 	for (size_t i = 0; i < device->waters.nr; i++) {
@@ -544,6 +556,7 @@ static void xfer_tagger(struct archive *archive, struct tagger *tagger)
 	xfer_u64(archive, &tagger->epoch);
 	xfer_u64(archive, &tagger->last_span);
 	xfer_bool(archive, &tagger->adapter);
+	xfer_bool(archive, &tagger->requests);
 	xfer_bool(archive, &tagger->finished);
 	xfer_episodes(archive, &tagger->episodes);
 	xfer_devices(archive, tagger);

@@ -478,6 +478,8 @@ static void read_allocation(const struct writer *writer, sqlite3_stmt *statement
 	        .stack = (uint32_t)db_column_u64(statement, 15),
 	        .episode = db_column_u64(statement, 16),
 	        .call = db_column_u64(statement, 17),
+	        .requested_bytes = db_column_u64(statement, 18),
+	        .caller = db_column_u64(statement, 19),
 	        .stored = true,
 	};
 }
@@ -488,7 +490,8 @@ int writer_each_open(struct writer *writer, int (*each)(void *arg, const struct 
 	int r = db_prepare(
 	        writer->db,
 	        "SELECT id, device, level, address, size_bytes, alloc_seq, alloc_ns, thread, stretch, phase, category, rule,"
-	        " module, tensor, flags, stack, episode, call FROM allocation WHERE free_seq IS NULL ORDER BY id",
+	        " module, tensor, flags, stack, episode, call, requested_bytes, caller FROM allocation"
+	        " WHERE free_seq IS NULL ORDER BY id",
 	        &statement);
 
 	if (r)

@@ -59,6 +59,8 @@ struct tag_sink writer_sink(struct writer *writer);
 
 /* A degradation that the recorder itself noticed. */
 int writer_note(struct writer *writer, uint64_t seq, enum record_severity severity, const char *what);
+/* A file that lies in the program's memory from @start to before @end; "": it is not known which. */
+int writer_object(struct writer *writer, uint64_t start, uint64_t end, const char *file);
 /* One sample of the process; @ns is CLOCK_MONOTONIC. */
 int writer_sample(struct writer *writer, uint64_t ns, uint64_t rss_bytes, uint64_t peak_rss_bytes);
 

@@ -20,7 +20,8 @@ static int write_allocation(void *arg, struct tag_allocation *allocation)
 	        writer,
 	        "INSERT OR REPLACE INTO allocation (id, device, level, address, size_bytes, alloc_seq, alloc_ns, free_seq,"
 	        " free_ns, thread, free_thread, stretch, free_stretch, phase, free_phase, category, rule, module, tensor,"
-	        " stack, flags, episode, call) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+	        " stack, flags, episode, call, requested_bytes, caller)"
+	        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
 	        &row);
 
 	if (r)
@@ -48,6 +49,8 @@ static int write_allocation(void *arg, struct tag_allocation *allocation)
 	row_u64(&row, allocation_flags(allocation));
 	row_u64(&row, allocation->episode);
 	row_u64(&row, allocation->call);
+	row_u64(&row, allocation->requested_bytes);
+	row_u64(&row, allocation->caller);
 	r = row_end(&row);
 	if (!r)
 		allocation->stored = true;
@@ -385,6 +388,42 @@ static int write_oom(void *arg, const struct tag_oom *oom)
 	return row_end(&row);
 }
 
+static int write_used(void *arg, const struct tag_used *used)
+{
+	struct writer *writer = arg;
+	struct row row;
+	int r = row_begin(writer,
+	                  "INSERT OR REPLACE INTO driver (device, seq, last_seq, ns, used_bytes, total_bytes, segment_bytes,"
+	                  " reserved_bytes, first) VALUES (?,?,?,?,?,?,?,?,?)",
+	                  &row);
+
+	if (r)
+		return r;
+	row_u64(&row, used->device);
+	row_u64(&row, used->seq);
+	row_u64(&row, used->last_seq);
+	row_u64(&row, relative_ns(writer, used->ns));
+	row_u64(&row, used->used_bytes);
+	row_u64(&row, used->total_bytes);
+	row_u64(&row, used->segment_bytes);
+	row_u64(&row, used->reserved_bytes);
+	row_u64(&row, used->first);
+	return row_end(&row);
+}
+
+int writer_object(struct writer *writer, uint64_t start, uint64_t end, const char *file)
+{
+	struct row row;
+	int r = row_begin(writer, "INSERT OR REPLACE INTO object (start, end, file) VALUES (?,?,?)", &row);
+
+	if (r)
+		return r;
+	row_u64(&row, start);
+	row_u64(&row, end);
+	row_text_or_empty(&row, file);
+	return row_end(&row);
+}
+
 int writer_note(struct writer *writer, uint64_t seq, enum record_severity severity, const char *what)
 {
 	struct row row;
@@ -447,6 +486,7 @@ struct tag_sink writer_sink(struct writer *writer)
 	        .frame = write_frame,
 	        .stack = write_stack,
 	        .oom = write_oom,
+	        .used = write_used,
 	        .note = write_note,
 	        .info = write_info,
 	        .end = write_end,

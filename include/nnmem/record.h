@@ -11,10 +11,11 @@
 #ifndef NNMEM_RECORD_H
 #define NNMEM_RECORD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define RECORD_VERSION 3u
+#define RECORD_VERSION 4u
 
 /* What a record says.  The comment names the fields it uses besides seq, time_ns, kind and thread; others are 0. */
 enum record_kind {
@@ -22,13 +23,20 @@ enum record_kind {
 
 	/*
 	 * Reports.  device, flags: NODE, NEW_NODE, TOLD, SHARED and the level (record_level()), stack, scope, address, size (> 0,
-	 * bytes), a = total_allocated, b = total_reserved as PyTorch gave them after the event.
-	 * Of a level other than LEVEL_BLOCK it is a call that gave memory or takes it back (CUDA's): a FREE then says only where
-	 * (address; device and size are 0, its level is LEVEL_SEGMENT), since an address belongs to one such memory at a time.
+	 * bytes), a = total_allocated, b = total_reserved as PyTorch gave them after the event, in an ALLOC with the bytes that
+	 * were asked for (record_reserved()).
+	 * Of a level other than LEVEL_BLOCK it is a call that gave memory or takes it back (CUDA's), an ALLOC with a = the code
+	 * address of the caller, 0 not known.  A FREE then says only where (address; device and size are 0, its level is
+	 * LEVEL_SEGMENT), since an address belongs to one such memory at a time.
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,
 	RECORD_OOM = 3, /* device, flags NODE, stack, scope, size = bytes asked for, a, b: totals; address 0 */
+	/*
+	 * What the driver says of a device (cudaMemGetInfo): device, a = bytes in use by anybody, b = bytes that there are.
+	 * flags FIRST: asked before the first call that gives memory of the device.
+	 */
+	RECORD_USED = 4,
 
 	/*
 	 * Scopes of the thread that sends them; they nest.
@@ -117,6 +125,7 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 
 /* record.flags; a bit may mean different things in different kinds only where the comment says so. */
 #define RECORD_F_NODE       0x01u /* sent while the thread runs an autograd node (so: in backward) */
+#define RECORD_F_FIRST      0x01u /* USED: before the first memory was given */
 #define RECORD_F_GRAD       0x02u /* gradients are on */
 #define RECORD_F_TRAINING   0x04u /* the module is in training mode */
 #define RECORD_F_ROOT       0x08u /* no other module call is open on this thread */
@@ -138,6 +147,32 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 static inline unsigned record_level(uint8_t flags)
 {
 	return (flags & RECORD_LEVEL_MASK) >> RECORD_LEVEL_SHIFT;
+}
+
+/*
+ * How an ALLOC's b holds two numbers: PyTorch's total_reserved below, and above it one more than the bytes of the block that
+ * nobody asked for, 0 where it is not known how many were asked for.
+ */
+#define RECORD_RESERVED_BITS 42u
+#define RECORD_SPARE_MAX     ((UINT64_C(1) << (64 - RECORD_RESERVED_BITS)) - 2)
+static inline uint64_t record_pack_reserved(uint64_t reserved_bytes, uint64_t size_bytes, uint64_t requested_bytes)
+{
+	const uint64_t most = (UINT64_C(1) << RECORD_RESERVED_BITS) - 1;
+	uint64_t spare = size_bytes - requested_bytes;
+	bool known = requested_bytes && requested_bytes <= size_bytes && spare <= RECORD_SPARE_MAX;
+
+	return (reserved_bytes < most ? reserved_bytes : most) | (known ? spare + 1 : 0) << RECORD_RESERVED_BITS;
+}
+static inline uint64_t record_reserved(uint64_t b)
+{
+	return b & ((UINT64_C(1) << RECORD_RESERVED_BITS) - 1);
+}
+/* The bytes of a block of @size_bytes that were asked for; 0: not known. */
+static inline uint64_t record_requested(uint64_t b, uint64_t size_bytes)
+{
+	uint64_t spare = b >> RECORD_RESERVED_BITS;
+
+	return spare && spare <= size_bytes ? size_bytes - (spare - 1) : 0;
 }
 
 /*

@@ -3,8 +3,10 @@
 Nothing here depends on computed values: kernels do not run.  One scenario per process; `python scenarios.py --each FILE`
 makes one of each line of FILE, forked where importing is done and no device was touched: "folder name [SETTING=value]...".
 What it prints goes to `out` and `err` in its folder, its exit status to `status`.
+With SCENARIO_ENDS=at_once the process ends when that is printed, with all that is alive.
 """
 
+import ctypes
 import json
 import os
 import pathlib
@@ -169,6 +171,23 @@ def grad_scaler():
 
 
 @scenario
+def by_a_library():
+    """Memory that others than PyTorch take through the runtime: found as libraries find it, and past whoever stands before it."""
+    torch.zeros(1, device="cuda")
+    address = ctypes.c_void_p()
+    for runtime, size in ((None, 6 << 20), ("libcudart.so.13", 4 << 20)):
+        assert ctypes.CDLL(runtime).cudaMalloc(ctypes.byref(address), ctypes.c_size_t(size)) == 0
+    train(mlp(), rows, torch.sum)
+
+
+@scenario
+def kept():
+    """What the training made is still there when it ends."""
+    globals()["alive"] = model = mlp()
+    globals()["optimizer"] = train(model, rows, torch.sum, steps=3)
+
+
+@scenario
 def traps():
     """Asks for something that is not simulated."""
     torch.fft.fft(torch.zeros(64, device="cuda"))
@@ -190,13 +209,18 @@ def main(name):
                     [[entry["action"], entry.get("addr"), entry["size"]] for entry in trace]
                     for trace in snapshot["device_traces"]
                 ],
+                "segments": [segment | {"frames": []} for segment in snapshot["segments"]],
+                "stats": [torch.cuda.memory_stats(device) for device in devices],
                 "allocated": [torch.cuda.memory_allocated(device) for device in devices],
                 "peak": [torch.cuda.max_memory_allocated(device) for device in devices],
                 "reserved": [torch.cuda.memory_reserved(device) for device in devices],
                 "used": [total - left for left, total in free],
             }
-        )
+        ),
+        flush=True,
     )
+    if os.environ.get("SCENARIO_ENDS") == "at_once":
+        os._exit(0)
 
 
 def main_each(lines):

@@ -270,9 +270,9 @@ void builder_make_random(const char *path, uint64_t seed, struct built_run *ret)
 		while (step + 1 < ret->nr_steps && ret->steps[step].end_seq < block->alloc_seq)
 			step++;
 		builder_exec(db,
-		             "INSERT INTO allocation VALUES (%d, %d, %d, %d, %lld, %lld, %lld, nullif(%lld, 0), nullif(%lld, 0), "
-		             "1, %d, "
-		             "%d, %d, %d, %s, %d, %d, %u, %d, 0, %d, 0, %d)",
+		             BUILDER_ALLOCATION "(%d, %d, %d, %d, %lld, %lld, %lld, nullif(%lld, 0), nullif(%lld, 0), "
+		                                "1, %d, "
+		                                "%d, %d, %d, %s, %d, %d, %u, %d, 0, %d, 0, %d)",
 		             (int)i + 1, block->device, block->level, 64 * ((int)i + 10), (long long)block->size_bytes,
 		             (long long)block->alloc_seq, (long long)block->alloc_seq * 10, (long long)block->free_seq,
 		             (long long)block->free_seq * 10, block->free_seq ? 1 : 0, (int)(100 + step),

@@ -42,6 +42,12 @@ struct built_run {
 	bool inference[BUILDER_MAX_SEQ + 2]; /* whether an inference span covers the instant */
 };
 
+/* What a statement begins with that inserts rows of the table: whatever columns are added to it later. */
+#define BUILDER_ALLOCATION                                                                                                       \
+	"INSERT INTO allocation (id, device, level, address, size_bytes, alloc_seq, alloc_ns, free_seq, free_ns, thread, "       \
+	"free_thread, stretch, free_stretch, phase, free_phase, category, rule, module, tensor, stack, flags, episode, call) "   \
+	"VALUES "
+
 /* Create the file at @path with its tables, names and one finished run without events.  NULL never: asserts. */
 sqlite3 *builder_create(const char *path);
 /* @format as of sqlite3_mprintf(): %Q is text in quotes, or NULL. */

@@ -58,8 +58,8 @@ static void add(sqlite3 *db, unsigned step, unsigned free_step, long long size_b
 	int id = ++next_block;
 
 	builder_exec(db,
-	             "INSERT INTO allocation VALUES (%d, %d, 0, %d, %lld, %u, 0, nullif(%u, 0), 0, 1, 0, %u, 0, 1, NULL, 5, 0, "
-	             "2, 0, 2, 0, 0, 0)",
+	             BUILDER_ALLOCATION "(%d, %d, 0, %d, %lld, %u, 0, nullif(%u, 0), 0, 1, 0, %u, 0, 1, NULL, 5, 0, "
+	                                "2, 0, 2, 0, 0, 0)",
 	             id, BUILDER_CPU, id, size_bytes, step * STEP_RECORDS + 1 + (unsigned)id % 100,
 	             free_step ? free_step * STEP_RECORDS + 500 : 0, step);
 }

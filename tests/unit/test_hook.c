@@ -176,6 +176,39 @@ static void test_report_when_allocated_then_record_says_all(void **state)
 	assert_int_equal(seen[0].thread, 1);
 }
 
+static void test_report_when_a_storage_was_computed_then_says_what_was_asked_for(void **state)
+{
+	hook_storage(1000);
+	hook_report((void *)0x1000, 1024, 1024, 2 << 20, 0x0001, false);
+	hook_report((void *)0x2000, 8192, 9216, 2 << 20, 0x0001, false); /* no storage of its own: a library's */
+	hook_storage(0x1000000);
+	hook_report((void *)0x3000, 512, 9728, 2 << 20, 0x0001, false); /* the storage was for something else */
+	hook_storage(100);
+	hook_report((void *)0x1000, -1024, 8704, 2 << 20, 0x0001, false); /* something dies meanwhile */
+	hook_report((void *)0x4000, 512, 9216, 2 << 20, 0x0001, false);
+	read_records(false);
+	assert_int_equal(record_requested(seen[0].b, seen[0].size), 1000);
+	assert_int_equal(record_reserved(seen[0].b), 2 << 20);
+	assert_int_equal(record_requested(seen[1].b, seen[1].size), 0);
+	assert_int_equal(record_requested(seen[2].b, seen[2].size), 0);
+	assert_int_equal(seen[3].b, 2 << 20);
+	assert_int_equal(record_requested(seen[4].b, seen[4].size), 100);
+}
+
+static void test_memory_given_when_called_then_says_who_called_and_the_driver_speaks(void **state)
+{
+	hook_memory_given((void *)0x1000, 2 << 20, LEVEL_SEGMENT, 0x0101, (void *)0x7000);
+	hook_used(0x0101, 5 << 20, 80 << 20, true);
+	read_records(false);
+	assert_int_equal(seen[0].a, 0x7000);
+	assert_int_equal(record_level(seen[0].flags), LEVEL_SEGMENT);
+	assert_int_equal(seen[1].kind, RECORD_USED);
+	assert_int_equal(seen[1].device, 0x0101);
+	assert_int_equal(seen[1].flags, RECORD_F_FIRST);
+	assert_int_equal(seen[1].a, 5 << 20);
+	assert_int_equal(seen[1].b, 80 << 20);
+}
+
 static void test_report_when_freed_then_size_is_positive(void **state)
 {
 	report(0x1000, -64);
@@ -1031,6 +1064,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 	        TEST(test_report_when_allocated_then_record_says_all),
+	        TEST(test_report_when_a_storage_was_computed_then_says_what_was_asked_for),
+	        TEST(test_memory_given_when_called_then_says_who_called_and_the_driver_speaks),
 	        TEST(test_report_when_freed_then_size_is_positive),
 	        TEST(test_report_when_size_is_0_then_nothing),
 	        TEST(test_report_when_shared_then_flagged),

@@ -386,7 +386,7 @@ static void test_read_when_it_takes_too_long_then_stops(void **state)
 	builder_exec(
 	        db,
 	        "WITH n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) INSERT INTO allocation SELECT i, 1, 0, "
-	        "64, 4, i, i, i + 1, i, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0 FROM n");
+	        "64, 4, i, i, i + 1, i, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0 FROM n");
 	sqlite3_close(db);
 	struct store *store = open_store();
 
@@ -856,11 +856,12 @@ static void test_composition_when_only_inference_then_counts_all_that_is_alive(v
 	builder_exec(db, "INSERT INTO span VALUES (1, 2, 1, 0, 0, 4, 0, 3, 9, 3, 9, 0, 0, 0)");
 	builder_exec(db, "INSERT INTO step_phase VALUES (1, 65280, 4, 2, 1, 61411608, 1)");
 	builder_exec(db, "INSERT INTO device VALUES (65280, 'cpu', 1, 4, 2, 20451608, 61411608, 5, 2, 4, 0, 0, 0, 0)");
-	builder_exec(db, "INSERT INTO allocation VALUES (1, 65280, 0, 64, 18531608, 1, 1, NULL, NULL, 1, 0, 1, 0, 0, NULL, 1, 1, "
-	                 "0, 0, 0, 0, 0, 0),"
-	                 "(2, 65280, 0, 65, 1920000, 2, 2, NULL, NULL, 1, 0, 1, 0, 0, NULL, 6, 5, 0, 0, 0, 0, 0, 0),"
-	                 "(3, 65280, 0, 66, 20480000, 4, 4, 6, 6, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0, 0),"
-	                 "(4, 65280, 0, 67, 20480000, 5, 5, 8, 8, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0, 0)");
+	builder_exec(db, BUILDER_ALLOCATION
+	             "(1, 65280, 0, 64, 18531608, 1, 1, NULL, NULL, 1, 0, 1, 0, 0, NULL, 1, 1, "
+	             "0, 0, 0, 0, 0, 0),"
+	             "(2, 65280, 0, 65, 1920000, 2, 2, NULL, NULL, 1, 0, 1, 0, 0, NULL, 6, 5, 0, 0, 0, 0, 0, 0),"
+	             "(3, 65280, 0, 66, 20480000, 4, 4, 6, 6, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0, 0),"
+	             "(4, 65280, 0, 67, 20480000, 5, 5, 8, 8, 1, 1, 2, 2, 4, 4, 7, 13, 0, 0, 0, 0, 0, 0)");
 	sqlite3_close(db);
 	struct store *store = open_store();
 

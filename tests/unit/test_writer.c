@@ -174,6 +174,8 @@ static struct tag_allocation full_allocation(void)
 	        .rule = RULE_FORWARD_KEPT,
 	        .recompute = true,
 	        .episode = 9,
+	        .requested_bytes = (1 << 20) - 5,
+	        .caller = 0x7fff12345678,
 	};
 }
 
@@ -225,7 +227,7 @@ static void test_writer_create_when_done_then_the_file_says_what_it_is(void **st
 	        "host|/dev/shm/ring|5000000000|1700000000123456789|0|" NNMEM_VERSION);
 	assert_string_equal(
 	        query(f, "SELECT list, count(*) FROM name GROUP BY list"),
-	        "category|13\ncategory_rule|21\nframe_kind|3\nlevel|4\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
+	        "category|13\ncategory_rule|22\nframe_kind|3\nlevel|4\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
 	assert_string_equal(query(f, "SELECT name FROM name WHERE list = 'phase' AND code = 2"), "backward");
 	assert_string_equal(query(f, "SELECT count(*) FROM name WHERE name = '?'"), "0");
 }
@@ -249,13 +251,37 @@ static void test_writer_allocation_when_dead_then_every_column_arrives(void **st
 	assert_int_equal(commit(f, 20), 0);
 	assert_string_equal(
 	        query(f, "SELECT * FROM v_allocation"),
-	        "3|cpu|block|1048576|NULL|10|20|100|200|1|1|NULL|forward|backward|1|1|Net#2|body.0|activation|forward_kept|"
+	        "3|cpu|block|1048576|1048571|10|20|100|200|1|1|NULL|forward|backward|1|1|Net#2|body.0|activation|forward_kept|"
 	        "body.0.weight|NULL|512,512|float32|NULL|NULL|report");
-	assert_string_equal(
-	        query(f,
-	              "SELECT printf('%x', address), free_thread, free_stretch, tensor, stack, flags, episode FROM allocation"),
-	        "fedcba9876543210|4|3|6|7|2|9");
+	assert_string_equal(query(f, "SELECT printf('%x', address), free_thread, free_stretch, tensor, stack, flags, episode, "
+	                             "printf('%x', caller)"
+	                             " FROM allocation"),
+	                    "fedcba9876543210|4|3|6|7|2|9|7fff12345678");
 	assert_string_equal(query(f, "SELECT id, address IS NOT NULL FROM v_peak JOIN allocation USING (id)"), "3|1");
+}
+
+static void test_writer_used_when_told_again_then_one_row_says_how_long_it_held(void **state)
+{
+	struct fixture *f = *state;
+	struct tag_device cuda = {.device = CUDA0};
+	struct tag_used used = {.seq = 5,
+	                        .last_seq = 5,
+	                        .ns = START_NS + 7,
+	                        .used_bytes = 100,
+	                        .total_bytes = 1000,
+	                        .segment_bytes = 30,
+	                        .reserved_bytes = 20,
+	                        .device = CUDA0,
+	                        .first = true};
+
+	assert_int_equal(f->sink.device(f->sink.arg, &cuda), 0);
+	assert_int_equal(f->sink.used(f->sink.arg, &used), 0);
+	used.last_seq = 9;
+	assert_int_equal(f->sink.used(f->sink.arg, &used), 0);
+	assert_int_equal(writer_object(f->writer, 0x1000, 0x2000, "/lib/libx.so"), 0);
+	assert_int_equal(commit(f, 20), 0);
+	assert_string_equal(query(f, "SELECT * FROM v_driver"), "cuda:0|5|9|7|100|1000|30|20|1");
+	assert_string_equal(query(f, "SELECT * FROM object"), "4096|8192|/lib/libx.so");
 }
 
 static void test_writer_stack_when_told_then_the_shown_frame_is_the_line(void **state)
@@ -523,6 +549,8 @@ static void assert_same_allocation(const struct tag_allocation *a, const struct 
 	assert_int_equal(a->seen_forward, b->seen_forward);
 	assert_int_equal(a->named_input, b->named_input);
 	assert_int_equal(a->seed, b->seed);
+	assert_int_equal(a->requested_bytes, b->requested_bytes);
+	assert_int_equal(a->caller, b->caller);
 }
 
 static int collect(void *arg, const struct tag_allocation *allocation)
@@ -630,6 +658,7 @@ int main(void)
 	        cmocka_unit_test_setup_teardown(test_writer_create_when_on_a_network_then_no_wal_and_nobody_else_reads,
 	                                        setup_on_network, teardown),
 	        TEST(test_writer_allocation_when_dead_then_every_column_arrives),
+	        TEST(test_writer_used_when_told_again_then_one_row_says_how_long_it_held),
 	        TEST(test_writer_stack_when_told_then_the_shown_frame_is_the_line),
 	        TEST(test_writer_allocation_when_open_at_a_commit_then_its_row_is_replaced_at_its_death),
 	        TEST(test_writer_commit_when_it_has_not_come_then_readers_see_the_last_one),
