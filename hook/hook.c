@@ -375,7 +375,7 @@ void hook_memory_given(const void *address, uint64_t size_bytes, enum record_lev
 	origin = origin_of_now(thread);
 	record = (struct record){
 	        .kind = RECORD_ALLOC,
-	        .flags = (uint8_t)(level << RECORD_LEVEL_SHIFT) | node_flag(thread),
+	        .flags = record_level_flags(level) | node_flag(thread),
 	        .device = device,
 	        .stack = origin.stack,
 	        .scope = origin.module,
@@ -396,9 +396,30 @@ void hook_memory_taken(const void *address)
 		return;
 	record = (struct record){
 	        .kind = RECORD_FREE,
-	        .flags = (uint8_t)(LEVEL_SEGMENT << RECORD_LEVEL_SHIFT) | node_flag(thread),
+	        .flags = record_level_flags(LEVEL_SEGMENT) | node_flag(thread),
 	        .scope = innermost(thread).module,
 	        .address = (uint64_t)(uintptr_t)address,
+	};
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+void hook_memory_refused(uint64_t size_bytes, uint16_t device)
+{
+	struct thread_state *thread = &this_thread;
+	struct nodes_origin origin;
+	struct record record;
+
+	if (!hook_enter(thread))
+		return;
+	origin = origin_of_report(thread);
+	record = (struct record){
+	        .kind = RECORD_REFUSED,
+	        .flags = node_flag(thread),
+	        .device = device,
+	        .stack = origin.stack,
+	        .scope = origin.module,
+	        .size = size_bytes,
 	};
 	write_record(thread, &record);
 	hook_leave(thread);

@@ -44,11 +44,13 @@ void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocat
                  bool shared);
 /*
  * A call gave the program @size_bytes of memory that is no block of PyTorch's, or took it back; wrap_cudart.c.
- * @level: not LEVEL_BLOCK.  @caller: an address in the code that called.  An address belongs to one such memory at a time,
- * whatever its device.
+ * @level: not LEVEL_BLOCK.  @caller: an address in the code that called; of LEVEL_MAPPING the handle that is mapped.  An address
+ * belongs to one such memory at a time, whatever its device.
  */
 void hook_memory_given(const void *address, uint64_t size_bytes, enum record_level level, uint16_t device, const void *caller);
 void hook_memory_taken(const void *address);
+/* The device has not as much memory as a call asked for. */
+void hook_memory_refused(uint64_t size_bytes, uint16_t device);
 /* The storage of a tensor needs @size_bytes: the thread's next block, if it is a tensor's, is asked for with them. */
 void hook_storage(uint64_t size_bytes);
 /* The driver says that @used_bytes of the device's @total_bytes are in use.  @first: no memory of it was given yet. */

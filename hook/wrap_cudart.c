@@ -27,6 +27,7 @@
 #include <time.h>
 
 #define CUDA_SUCCESS         0
+#define CUDA_ERROR_MEMORY    2   /* cudaErrorMemoryAllocation, CUDA_ERROR_OUT_OF_MEMORY */
 #define CUDA_ERROR_UNKNOWN   999 /* cudaErrorUnknown, CUDA_ERROR_UNKNOWN */
 #define CUDA_ERROR_UNLOADING 4   /* cudaErrorCudartUnloading: the process ends */
 #define CUDA_LOCATION_DEVICE 1   /* CU_MEM_LOCATION_TYPE_DEVICE */
@@ -254,6 +255,12 @@ static void given(enum runtime runtime, void *const *place, size_t bytes, enum r
 		ask_if_cheap(device);
 }
 
+static void refused(enum runtime runtime, size_t bytes, enum record_level level)
+{
+	if (level == LEVEL_SEGMENT && hook_is_wanted())
+		hook_memory_refused(bytes, current_device(runtime));
+}
+
 static void taken(const void *address)
 {
 	if (address && hook_is_wanted())
@@ -308,6 +315,12 @@ static void driver_gave(const void *handle, size_t bytes, enum record_level leve
 		ask_if_cheap(device);
 }
 
+static void driver_refused(size_t bytes, enum record_level level, uint16_t device)
+{
+	if (level == LEVEL_SEGMENT && hook_is_wanted())
+		hook_memory_refused(bytes, device);
+}
+
 #define DRIVER_GIVES(name, params, args, level_and_device, place, bytes)                                                         \
 	static uint64_t real_##name;                                                                                             \
 	static int wrap_##name params                                                                                            \
@@ -319,6 +332,8 @@ static void driver_gave(const void *handle, size_t bytes, enum record_level leve
 		error = real args;                                                                                               \
 		if (error == CUDA_SUCCESS && (place) && *(place) && (bytes) && hook_is_wanted())                                 \
 			driver_gave((const void *)(uintptr_t) * (place), bytes, level_and_device, __builtin_return_address(0));  \
+		else if (error == CUDA_ERROR_MEMORY)                                                                             \
+			driver_refused(bytes, level_and_device);                                                                 \
 		return error;                                                                                                    \
 	}
 #define DRIVER_TAKES(name, params, args, address)                                                                                \
@@ -334,7 +349,7 @@ static void driver_gave(const void *handle, size_t bytes, enum record_level leve
 		return error;                                                                                                    \
 	}
 
-/* Physical memory is known by its handle; where it is mapped, and how often, takes none. */
+/* Physical memory is known by its handle; where it is mapped, and how often, takes none, but says where its blocks lie. */
 static enum record_level level_of(const struct cuda_properties *properties)
 {
 	return properties->location_type == CUDA_LOCATION_DEVICE ? LEVEL_SEGMENT : LEVEL_PINNED;
@@ -350,6 +365,20 @@ DRIVER_GIVES(cuMemCreate, (uint64_t * ret, size_t bytes, const struct cuda_prope
              (ret, bytes, properties, flags), PROPERTIES_PLACE, ret, bytes)
 DRIVER_TAKES(cuMemRelease, (uint64_t handle), (handle), handle)
 
+DRIVER_TAKES(cuMemUnmap, (uint64_t address, size_t bytes), (address, bytes), address)
+
+static uint64_t real_cuMemMap;
+static int wrap_cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t handle, unsigned long long flags)
+{
+	int (*real)(uint64_t, size_t, size_t, uint64_t, unsigned long long) =
+	        (int (*)(uint64_t, size_t, size_t, uint64_t, unsigned long long))(uintptr_t)atomic64_load_acquire(&real_cuMemMap);
+	int error = real(address, bytes, offset, handle, flags);
+
+	if (error == CUDA_SUCCESS && address && bytes && hook_is_wanted())
+		hook_memory_given((const void *)(uintptr_t)address, bytes, LEVEL_MAPPING, 0, (const void *)(uintptr_t)handle);
+	return error;
+}
+
 /* name, wrapper, the real function. */
 static const struct {
 	const char *name;
@@ -358,6 +387,8 @@ static const struct {
 } driver_functions[] = {
         {"cuMemCreate", (void *)wrap_cuMemCreate, &real_cuMemCreate},
         {"cuMemRelease", (void *)wrap_cuMemRelease, &real_cuMemRelease},
+        {"cuMemMap", (void *)wrap_cuMemMap, &real_cuMemMap},
+        {"cuMemUnmap", (void *)wrap_cuMemUnmap, &real_cuMemUnmap},
 };
 
 /* What a program that asks for driver function @symbol and would get @function gets. */
@@ -398,6 +429,8 @@ static void *stand_before(const char *symbol, void *function)
 		error = real ? real args : CUDA_ERROR_UNKNOWN;                                                                   \
 		if (error == CUDA_SUCCESS)                                                                                       \
 			given(runtime, (void *const *)(place), bytes, level, __builtin_return_address(0));                       \
+		else if (error == CUDA_ERROR_MEMORY)                                                                             \
+			refused(runtime, bytes, level);                                                                          \
 		return error;                                                                                                    \
 	}
 

@@ -11,10 +11,8 @@ static const char *const phase_names[NR_PHASES] = {
 };
 
 static const char *const level_names[NR_LEVELS] = {
-        [LEVEL_BLOCK] = "block",
-        [LEVEL_SEGMENT] = "segment",
-        [LEVEL_PINNED] = "pinned",
-        [LEVEL_MANAGED] = "managed",
+        [LEVEL_BLOCK] = "block",     [LEVEL_SEGMENT] = "segment", [LEVEL_PINNED] = "pinned",
+        [LEVEL_MANAGED] = "managed", [LEVEL_MAPPING] = "mapping",
 };
 
 static const char *const category_names[NR_CATEGORIES] = {

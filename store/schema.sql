@@ -194,7 +194,8 @@ CREATE TABLE allocation (
 	call INTEGER NOT NULL DEFAULT 0, -- which call of its module: module calls are counted over the run, from 1; 0: born outside
 	                                -- one, or in backward, where only the module is known
 	requested_bytes INTEGER NOT NULL DEFAULT 0, -- of a block's size_bytes: what was asked for, before rounding; 0: not known
-	caller INTEGER NOT NULL DEFAULT 0 -- of what is no block: an address in the code that called for it, in an object; 0 not known
+	caller INTEGER NOT NULL DEFAULT 0 -- of what is no block: an address in the code that called for it, in an object; 0 not known;
+	                                -- of level mapping: the address (a handle) of the segment that can be used there
 );
 
 -- Pieces of code that called for memory: files mapped into the program, by address.
@@ -231,6 +232,13 @@ CREATE TABLE layer_peak (
 CREATE TABLE sample (ns INTEGER NOT NULL, rss_bytes INTEGER NOT NULL, peak_rss_bytes INTEGER NOT NULL);
 
 CREATE TABLE oom (
+	seq INTEGER PRIMARY KEY, ns INTEGER NOT NULL, stretch INTEGER NOT NULL, thread INTEGER NOT NULL, module INTEGER NOT NULL,
+	device INTEGER NOT NULL, phase INTEGER NOT NULL, size_bytes INTEGER NOT NULL, allocated_bytes INTEGER NOT NULL,
+	reserved_bytes INTEGER NOT NULL, stack INTEGER NOT NULL
+);
+
+-- Calls for memory of a device that were refused for lack of it; an oom of the thread follows, or a second call that was not.
+CREATE TABLE refusal (
 	seq INTEGER PRIMARY KEY, ns INTEGER NOT NULL, stretch INTEGER NOT NULL, thread INTEGER NOT NULL, module INTEGER NOT NULL,
 	device INTEGER NOT NULL, phase INTEGER NOT NULL, size_bytes INTEGER NOT NULL, allocated_bytes INTEGER NOT NULL,
 	reserved_bytes INTEGER NOT NULL, stack INTEGER NOT NULL

@@ -368,7 +368,7 @@ static bool is_report(const struct record *record)
 	return record->size && record->size <= MAX_SIZE_BYTES;
 }
 
-static void feed_alloc(struct tagger *tagger, struct thread *thread, const struct record *record)
+static void feed_memory(struct tagger *tagger, struct thread *thread, const struct record *record)
 {
 	uint8_t level = (uint8_t)record_level(record->flags);
 	struct context context;
@@ -443,6 +443,28 @@ static void feed_alloc(struct tagger *tagger, struct thread *thread, const struc
 	}
 }
 
+/* A mapping is of the device whose memory is mapped; what others made than this program is not known. */
+static void feed_mapping(struct tagger *tagger, struct thread *thread, const struct record *record)
+{
+	uint32_t index = live_find(&tagger->live, record->a, 0, LEVEL_SEGMENT);
+	struct record of_device = *record;
+
+	if (index == NONE)
+		return;
+	of_device.device = tagger->live.pool[index].a.device;
+	feed_memory(tagger, thread, &of_device);
+}
+
+static void feed_alloc(struct tagger *tagger, struct thread *thread, const struct record *record)
+{
+	if (record_level(record->flags) >= NR_LEVELS)
+		tagger->nr_ignored++;
+	else if (record_level(record->flags) == LEVEL_MAPPING)
+		feed_mapping(tagger, thread, record);
+	else
+		feed_memory(tagger, thread, record);
+}
+
 /* A call takes memory back that is no block.  Of what was there before the recording nothing is known. */
 static void feed_take(struct tagger *tagger, struct thread *thread, const struct record *record)
 {
@@ -513,6 +535,30 @@ static void feed_oom(struct tagger *tagger, struct thread *thread, const struct 
 	};
 
 	TELL(tagger, oom, &oom);
+}
+
+static void feed_refused(struct tagger *tagger, struct thread *thread, const struct record *record)
+{
+	struct context context = scope_context(tagger, thread, record);
+	uint32_t device = device_of(tagger, record->device);
+	struct tag_oom refusal;
+
+	if (device == NONE)
+		return;
+	refusal = (struct tag_oom){
+	        .seq = record->seq,
+	        .ns = record->time_ns,
+	        .stretch = tagger->last_stretch,
+	        .size_bytes = record->size,
+	        .allocated_bytes = tagger->devices[device].d.live_bytes,
+	        .reserved_bytes = tagger->devices[device].reserved_bytes,
+	        .thread = record->thread,
+	        .module = record->scope,
+	        .stack = record->stack,
+	        .device = record->device,
+	        .phase = context.phase,
+	};
+	TELL(tagger, refused, &refusal);
 }
 
 static void tell_used(struct tagger *tagger, struct device *device)
@@ -683,6 +729,9 @@ static void feed_known(struct tagger *tagger, struct thread *thread, const struc
 		break;
 	case RECORD_OOM:
 		feed_oom(tagger, thread, record);
+		break;
+	case RECORD_REFUSED:
+		feed_refused(tagger, thread, record);
 		break;
 	case RECORD_USED:
 		feed_used(tagger, record);

@@ -207,6 +207,7 @@ struct tag_sink {
 	int (*frame)(void *arg, const struct tag_frame *frame);
 	int (*stack)(void *arg, const struct tag_stack *stack);
 	int (*oom)(void *arg, const struct tag_oom *oom);
+	int (*refused)(void *arg, const struct tag_oom *refusal); /* a call for a segment; totals as of PyTorch's last report */
 	int (*used)(void *arg, const struct tag_used *used);
 	int (*note)(void *arg, const struct tag_note *note);
 	int (*info)(void *arg, const char *key, const char *value);

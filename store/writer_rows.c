@@ -362,15 +362,10 @@ static int write_stack(void *arg, const struct tag_stack *stack)
 	return row_end(&row);
 }
 
-static int write_oom(void *arg, const struct tag_oom *oom)
+static int write_refused_request(struct writer *writer, const char *sql, const struct tag_oom *oom)
 {
-	struct writer *writer = arg;
 	struct row row;
-	int r = row_begin(
-	        writer,
-	        "INSERT OR REPLACE INTO oom (seq, ns, stretch, thread, module, device, phase, size_bytes, allocated_bytes,"
-	        " reserved_bytes, stack) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-	        &row);
+	int r = row_begin(writer, sql, &row);
 
 	if (r)
 		return r;
@@ -386,6 +381,20 @@ static int write_oom(void *arg, const struct tag_oom *oom)
 	row_u64(&row, oom->reserved_bytes);
 	row_u64(&row, oom->stack);
 	return row_end(&row);
+}
+
+#define REFUSED_COLUMNS                                                                                                          \
+	" (seq, ns, stretch, thread, module, device, phase, size_bytes, allocated_bytes, reserved_bytes, stack)"                 \
+	" VALUES (?,?,?,?,?,?,?,?,?,?,?)"
+
+static int write_oom(void *arg, const struct tag_oom *oom)
+{
+	return write_refused_request(arg, "INSERT OR REPLACE INTO oom" REFUSED_COLUMNS, oom);
+}
+
+static int write_refused(void *arg, const struct tag_oom *refusal)
+{
+	return write_refused_request(arg, "INSERT OR REPLACE INTO refusal" REFUSED_COLUMNS, refusal);
 }
 
 static int write_used(void *arg, const struct tag_used *used)
@@ -486,6 +495,7 @@ struct tag_sink writer_sink(struct writer *writer)
 	        .frame = write_frame,
 	        .stack = write_stack,
 	        .oom = write_oom,
+	        .refused = write_refused,
 	        .used = write_used,
 	        .note = write_note,
 	        .info = write_info,

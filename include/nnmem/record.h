@@ -26,8 +26,9 @@ enum record_kind {
 	 * bytes), a = total_allocated, b = total_reserved as PyTorch gave them after the event, in an ALLOC with the bytes that
 	 * were asked for (record_reserved()).
 	 * Of a level other than LEVEL_BLOCK it is a call that gave memory or takes it back (CUDA's), an ALLOC with a = the code
-	 * address of the caller, 0 not known.  A FREE then says only where (address; device and size are 0, its level is
-	 * LEVEL_SEGMENT), since an address belongs to one such memory at a time.
+	 * address of the caller, 0 not known; of LEVEL_MAPPING a = the handle that is mapped there, whose device it is.  A FREE
+	 * then says only where (address; device and size are 0, its level is LEVEL_SEGMENT), since an address belongs to one such
+	 * memory at a time.
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,
@@ -37,6 +38,9 @@ enum record_kind {
 	 * flags FIRST: asked before the first call that gives memory of the device.
 	 */
 	RECORD_USED = 4,
+	/* A call for memory of the device was refused for lack of it: device, flags NODE, stack, scope, size = bytes asked for.
+	 */
+	RECORD_REFUSED = 5,
 
 	/*
 	 * Scopes of the thread that sends them; they nest.
@@ -121,7 +125,14 @@ enum record_phase {
 };
 
 /* What kind of memory an ALLOC or FREE speaks of. */
-enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_MANAGED = 3, NR_LEVELS = 4 };
+enum record_level {
+	LEVEL_BLOCK = 0,
+	LEVEL_SEGMENT = 1,
+	LEVEL_PINNED = 2,
+	LEVEL_MANAGED = 3,
+	LEVEL_MAPPING = 4, /* addresses at which a segment that is known by a handle can be used: no memory of its own */
+	NR_LEVELS = 5
+};
 
 /* record.flags; a bit may mean different things in different kinds only where the comment says so. */
 #define RECORD_F_NODE       0x01u /* sent while the thread runs an autograd node (so: in backward) */
@@ -141,12 +152,17 @@ enum record_level { LEVEL_BLOCK = 0, LEVEL_SEGMENT = 1, LEVEL_PINNED = 2, LEVEL_
 #define RECORD_F_MANGLED    0x08u /* DEF_FRAME: an operation's name as type_info has it */
 #define RECORD_F_SHARED     0x80u /* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
 
-/* The level of a report, in bits that only module records use otherwise. */
+/* The level of a report, in bits that other kinds of records use otherwise. */
 #define RECORD_LEVEL_SHIFT 1u
 #define RECORD_LEVEL_MASK  0x06u
+#define RECORD_LEVEL_HIGH  0x20u
+static inline uint8_t record_level_flags(enum record_level level)
+{
+	return (uint8_t)((level & 3u) << RECORD_LEVEL_SHIFT | (level & 4u ? RECORD_LEVEL_HIGH : 0));
+}
 static inline unsigned record_level(uint8_t flags)
 {
-	return (flags & RECORD_LEVEL_MASK) >> RECORD_LEVEL_SHIFT;
+	return (flags & RECORD_LEVEL_MASK) >> RECORD_LEVEL_SHIFT | (flags & RECORD_LEVEL_HIGH ? 4u : 0);
 }
 
 /*

@@ -75,3 +75,19 @@ def test_sim_the_code_that_called_is_known(recorded):
     assert "libc10_cuda.so" in callers
     assert any("ffi" in caller for caller in callers) == (name == "by_a_library")
     assert db.one("SELECT count(*) FROM allocation WHERE level > 0 AND caller = 0") == 0
+
+
+def test_sim_mappings_and_refusals_are_recorded(recorded):
+    name, simulated, db = recorded
+    query = """SELECT {seq} AS seq, {sign} AS sign, address, size_bytes FROM allocation
+               WHERE level = (SELECT code FROM name WHERE list = 'level' AND name = 'mapping') AND {seq} IS NOT NULL"""
+    rows = db.rows(f"{query.format(seq='alloc_seq', sign=1)} UNION ALL {query.format(seq='free_seq', sign=-1)} ORDER BY seq")
+    sign = {"map": 1, "unmap": -1}
+    by_driver = [(sign[event.what], event.address, event.size) for event in simulated.log if event.what in sign]
+
+    assert bool(by_driver) == (name == "expandable")
+    assert [(row["sign"], row["address"], row["size_bytes"]) for row in rows] == by_driver
+    refused = db.rows("SELECT size_bytes, allocated_bytes, reserved_bytes FROM refusal ORDER BY seq")
+    # PyTorch asks once more after it has given back what it can.
+    ooms = db.rows("SELECT size_bytes, allocated_bytes, reserved_bytes FROM oom ORDER BY seq")
+    assert [tuple(row) for row in refused] == [tuple(row) for row in ooms for _ in range(2)]

@@ -19,6 +19,7 @@ struct play {
 	struct tag_allocation allocations[MAX_ROWS]; /* by id */
 	struct tag_used used[MAX_ROWS];              /* as told */
 	unsigned nr_used;
+	struct tag_oom refusal; /* the last */
 	struct tag_device device;
 };
 
@@ -44,9 +45,16 @@ static int on_device(void *arg, const struct tag_device *device)
 	return 0;
 }
 
+static int on_refused(void *arg, const struct tag_oom *refusal)
+{
+	((struct play *)arg)->refusal = *refusal;
+	return 0;
+}
+
 static struct tag_sink sink_of(struct play *p)
 {
-	return (struct tag_sink){.arg = p, .allocation = on_allocation, .used = on_used, .device = on_device};
+	return (struct tag_sink){
+	        .arg = p, .allocation = on_allocation, .used = on_used, .refused = on_refused, .device = on_device};
 }
 
 static int set_up(void **state)
@@ -205,6 +213,54 @@ static void test_used_when_absurd_then_ignored(void **state)
 	assert_int_equal(p->nr_used, 0);
 }
 
+static void mapping(struct play *p, uint64_t address, uint64_t size, uint64_t handle)
+{
+	feed(p, (struct record){.kind = RECORD_ALLOC,
+	                        .flags = record_level_flags(LEVEL_MAPPING),
+	                        .address = address,
+	                        .size = size,
+	                        .a = handle});
+}
+
+static void test_mapping_when_its_segment_is_known_then_it_is_of_its_device_and_takes_nothing(void **state)
+{
+	struct play *p = *state;
+
+	segment(p, 0x7, 30, 0x7000);
+	mapping(p, 0x100000, 30, 0x7);
+	mapping(p, 0x200000, 30, 0x8); /* another process made it */
+	used(p, 30);
+	taken(p, 0x100000);
+	used(p, 30);
+	taken(p, 0x7);
+	used(p, 0);
+	assert_int_equal(tagger_finish(p->tagger), 0);
+	assert_int_equal(p->allocations[2].level, LEVEL_MAPPING);
+	assert_int_equal(p->allocations[2].device, CUDA_0);
+	assert_int_equal(p->allocations[2].caller, 0x7);
+	assert_int_equal(p->allocations[2].free_seq, 5);
+	assert_int_equal(p->allocations[3].id, 0);
+	assert_int_equal(p->nr_used, 2);
+	assert_int_equal(p->used[0].segment_bytes, 30);
+	assert_int_equal(p->used[1].segment_bytes, 0);
+	assert_int_equal(tagger_ignored(p->tagger), 0);
+}
+
+static void test_refused_when_told_then_says_what_there_was(void **state)
+{
+	struct play *p = *state;
+
+	block(p, 0x1000, 512, 100);
+	feed(p, (struct record){.kind = RECORD_REFUSED, .device = CUDA_0, .size = 99, .scope = 3, .stack = 4});
+	assert_int_equal(p->refusal.seq, 2);
+	assert_int_equal(p->refusal.size_bytes, 99);
+	assert_int_equal(p->refusal.allocated_bytes, 512);
+	assert_int_equal(p->refusal.reserved_bytes, 2 << 20);
+	assert_int_equal(p->refusal.module, 3);
+	assert_int_equal(p->refusal.stack, 4);
+	assert_int_equal(p->refusal.phase, PHASE_STATIC);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
@@ -214,6 +270,8 @@ int main(void)
 	        TEST(test_category_when_nobody_tells_what_is_asked_for_then_nothing_is_a_workspace),
 	        TEST(test_used_when_nothing_changes_then_one_row),
 	        TEST(test_used_when_absurd_then_ignored),
+	        TEST(test_mapping_when_its_segment_is_known_then_it_is_of_its_device_and_takes_nothing),
+	        TEST(test_refused_when_told_then_says_what_there_was),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
