@@ -31,8 +31,8 @@ struct thread_place {
 struct repeats {
 	struct entry entries[NR_ENTRIES];
 	struct thread_place threads[NR_THREADS];
-	uint32_t *below; /* by stack: 1 + the stack below its operation, 0: it names none */
-	size_t nr_below;
+	uint64_t *keys; /* by stack: of its frames but the operation, so with and without one it is the same; 0: not defined */
+	size_t nr_keys;
 	bool known;
 	uint32_t nr_quiet;   /* boundaries without anything new */
 	uint64_t nr_told;    /* allocations since the program was asked to tell */
@@ -49,7 +49,7 @@ void repeats_free(struct repeats *repeats)
 {
 	if (!repeats)
 		return;
-	free(repeats->below);
+	free(repeats->keys);
 	free(repeats);
 }
 
@@ -68,32 +68,49 @@ static uint64_t mix(uint64_t x)
 	return x ^ (x >> 31);
 }
 
-/* ---- stacks that name an operation */
+/* Never 0: that is an empty entry. */
+static uint64_t add_to(uint64_t hash, uint64_t value)
+{
+	return mix(hash + mix(value)) | 1;
+}
+
+/* ---- stacks but for their operations */
+
+static uint64_t key_of(const struct repeats *repeats, uint32_t stack)
+{
+	return stack < repeats->nr_keys && repeats->keys[stack] ? repeats->keys[stack] : add_to(1, stack);
+}
+
+static bool make_room(struct repeats *repeats, uint32_t stack)
+{
+	size_t nr = repeats->nr_keys ? repeats->nr_keys : 1024;
+	uint64_t *keys;
+
+	if (stack >= MAX_STACKS)
+		return false;
+	while (nr <= stack)
+		nr *= 2;
+	if (nr == repeats->nr_keys)
+		return true;
+	keys = realloc(repeats->keys, nr * sizeof(*keys));
+	if (!keys)
+		return false;
+	for (size_t i = repeats->nr_keys; i < nr; i++)
+		keys[i] = 0;
+	repeats->keys = keys;
+	repeats->nr_keys = nr;
+	return true;
+}
 
 static void learn_stack(struct repeats *repeats, const struct record *record)
 {
-	if (record->stack >= MAX_STACKS || record->a > UINT32_MAX - 1)
+	bool is_operation = record->address && record->address == record->scope;
+	uint64_t below;
+
+	if (record->a > UINT32_MAX || !make_room(repeats, record->stack))
 		return;
-	if (record->stack >= repeats->nr_below) {
-		size_t nr = repeats->nr_below ? repeats->nr_below : 1024;
-		uint32_t *below;
-
-		while (nr <= record->stack)
-			nr *= 2;
-		below = realloc(repeats->below, nr * sizeof(*below));
-		if (!below)
-			return;
-		for (size_t i = repeats->nr_below; i < nr; i++)
-			below[i] = 0;
-		repeats->below = below;
-		repeats->nr_below = nr;
-	}
-	repeats->below[record->stack] = record->address ? (uint32_t)record->a + 1 : 0;
-}
-
-static bool names_operation(const struct repeats *repeats, uint32_t stack)
-{
-	return stack < repeats->nr_below && repeats->below[stack];
+	below = key_of(repeats, (uint32_t)record->a);
+	repeats->keys[record->stack] = is_operation ? below : add_to(below, record->scope);
 }
 
 /* ---- whether to tell */
@@ -138,19 +155,13 @@ static bool is_of(const struct entry *entry, uint64_t hash)
 	return entry->hash == hash;
 }
 
-/* Never 0: that is an empty entry. */
-static uint64_t add_to(uint64_t hash, uint64_t value)
-{
-	return mix(hash + mix(value)) | 1;
-}
-
 static void name_allocation(struct repeats *repeats, struct thread_place *place, struct record *record)
 {
-	uint64_t below = names_operation(repeats, record->stack) ? repeats->below[record->stack] - 1 : record->stack;
+	uint64_t below = key_of(repeats, record->stack);
 	struct entry *sized, *unsized;
 
-	place->unsized = add_to(place->unsized, below << 1 | 1);
-	place->sized = add_to(place->sized, record->size ^ below << 40);
+	place->unsized = add_to(place->unsized, ~below);
+	place->sized = add_to(place->sized, record->size ^ below);
 	sized = entry_of(repeats, place->sized >> 1);
 	unsized = entry_of(repeats, place->unsized >> 1);
 	if (!is_of(sized, place->sized) && !is_of(unsized, place->unsized))

@@ -66,6 +66,29 @@ static void test_alloc_when_all_has_happened_before_then_with_its_operation(void
 	step(1, false, true);
 }
 
+/* Native frames 8 and 9 on top of stack 1 with its operation, and without. */
+static void test_alloc_when_native_frames_follow_the_operation_then_with_it_too(void **state)
+{
+	const struct record stacks[] = {
+	        {.kind = RECORD_DEF_STACK, .stack = 201, .scope = 8, .a = 1},
+	        {.kind = RECORD_DEF_STACK, .stack = 202, .scope = 9, .a = 201},
+	        {.kind = RECORD_DEF_STACK, .stack = 301, .scope = 8, .address = 7, .a = NAMED(1)},
+	        {.kind = RECORD_DEF_STACK, .stack = 302, .scope = 9, .address = 7, .a = 301},
+	};
+
+	for (size_t i = 0; i < sizeof(stacks) / sizeof(stacks[0]); i++) {
+		struct record record = stacks[i];
+
+		repeats_feed(repeats, &record);
+	}
+	boundary(1, RECORD_OPTIMIZER_END);
+	assert_int_equal(allocate(1, 64, 302, true), 302);
+	boundary(1, RECORD_OPTIMIZER_END);
+	assert_int_equal(allocate(1, 64, 202, false), 302);
+	boundary(1, RECORD_OPTIMIZER_END);
+	assert_int_equal(allocate(1, 64, 201, false), 201);
+}
+
 static void test_alloc_when_order_or_stack_differs_then_without(void **state)
 {
 	boundary(1, RECORD_OPTIMIZER_END);
@@ -170,6 +193,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        TEST(test_alloc_when_all_has_happened_before_then_with_its_operation),
+	        TEST(test_alloc_when_native_frames_follow_the_operation_then_with_it_too),
 	        TEST(test_alloc_when_order_or_stack_differs_then_without),
 	        TEST(test_alloc_when_sizes_differ_then_those_that_agree_count_more),
 	        TEST(test_alloc_when_threads_take_turns_then_each_by_itself),
