@@ -73,8 +73,8 @@ need_build() {
 }
 
 need_build_packages() {
-    need_packages build-essential cmake ninja-build pkg-config libsqlite3-dev libjansson-dev libcmocka-dev python3 \
-        python3-venv sqlite3 "$@"
+    need_packages build-essential cmake ninja-build pkg-config libsqlite3-dev libjansson-dev libunwind-dev libdw-dev \
+        libcmocka-dev python3 python3-venv sqlite3 "$@"
 }
 
 # The environment of the examples, and of most tests.

@@ -8,6 +8,7 @@
 #ifndef NNMEM_HOOK_CUDART_H
 #define NNMEM_HOOK_CUDART_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -21,8 +22,8 @@ void cudart_refused(uint16_t device);
 /*
  * Find the real functions of the runtimes that are loaded by now, as api_resolve() (api.h) does for PyTorch's: so that no
  * later call, which may come with an allocator's lock held, needs the loader.
- * Thread: any.  Signal: not safe.  Keeps errno.
+ * Returns whether there is one.  Thread: any.  Signal: not safe.  Keeps errno.
  */
-void cudart_resolve(void);
+bool cudart_resolve(void);
 
 #endif

@@ -194,15 +194,38 @@ static uint32_t operation_of_now(struct thread_state *thread)
 	return class.name ? stacks_operation(&stacks, &hook.emitter, thread->number, class.name, !class.is_python) : 0;
 }
 
-/* As origin_of_now(), with the operation on top. */
-static struct nodes_origin origin_of_report(struct thread_state *thread)
+/*
+ * @stack with the thread's native frames on top, as far as the interpreter that runs its Python frames, where those are had.
+ * Inside hook_enter() only.
+ */
+static uint32_t with_native_frames(struct thread_state *thread, uint32_t stack)
+{
+	return native_capture(&thread->native, &stacks, &hook.emitter, thread->number, stack, stacks_are_on(&stacks));
+}
+
+/* As origin_of_now(), with the operation on top, and on that native frames if @native. */
+static struct nodes_origin origin_with_operation(struct thread_state *thread, bool native)
 {
 	struct nodes_origin origin = origin_of_now(thread);
 	uint32_t operation = hook.operations ? operation_of_now(thread) : 0;
 
 	if (operation)
 		origin.stack = stacks_on(&stacks, &hook.emitter, thread->number, origin.stack, operation);
+	if (native)
+		origin.stack = with_native_frames(thread, origin.stack);
 	return origin;
+}
+
+/* Of what PyTorch reports. */
+static struct nodes_origin origin_of_report(struct thread_state *thread)
+{
+	return origin_with_operation(thread, hook.native_stacks);
+}
+
+/* Of a call of the runtime, which need not come from PyTorch. */
+static struct nodes_origin origin_of_call(struct thread_state *thread)
+{
+	return origin_with_operation(thread, hook.native_calls);
 }
 
 /* Whether the recorder wants operators named; before it is there, they are. */
@@ -370,9 +393,11 @@ void hook_memory_given(const void *address, uint64_t size_bytes, enum record_lev
 	struct nodes_origin origin;
 	struct record record;
 
+	if (hook.native_calls && hook_is_wanted())
+		hook_native_start();
 	if (!hook_enter(thread))
 		return;
-	origin = origin_of_now(thread);
+	origin = origin_of_call(thread);
 	record = (struct record){
 	        .kind = RECORD_ALLOC,
 	        .flags = record_level_flags(level) | node_flag(thread),
@@ -410,9 +435,11 @@ void hook_memory_refused(uint64_t size_bytes, uint16_t device)
 	struct nodes_origin origin;
 	struct record record;
 
+	if (hook.native_calls && hook_is_wanted())
+		hook_native_start();
 	if (!hook_enter(thread))
 		return;
-	origin = origin_of_report(thread);
+	origin = origin_of_call(thread);
 	record = (struct record){
 	        .kind = RECORD_REFUSED,
 	        .flags = node_flag(thread),
@@ -727,6 +754,16 @@ void hook_stacks_start(const struct frames_layout *layout, const char *torch, co
 {
 	stacks_start(&stacks, layout, torch, library);
 	follow_operations();
+}
+
+void hook_native_start(void)
+{
+	const char *why = native_start((const void *)(uintptr_t)hook_native_start);
+	static uint8_t once;
+
+	if (why)
+		hook_note(&once, hook.native_stacks ? RECORD_SEVERITY_DEGRADED : RECORD_SEVERITY_INFO, "no native stacks: %s",
+		          why);
 }
 
 /* ---- manual marks (nnmem.h) */

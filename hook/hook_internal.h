@@ -9,6 +9,7 @@
 #include "hook/emit.h"
 #include "hook/forward.h"
 #include "hook/hook.h"
+#include "hook/native.h"
 #include "hook/nodes.h"
 #include "hook/stacks.h"
 
@@ -32,6 +33,8 @@ struct hook {
 	bool record_cpu; /* NNMEM_CPU */
 	bool python_stacks; /* NNMEM_STACKS */
 	bool operations;    /* NNMEM_STACKS is not `off` */
+	bool native_stacks; /* NNMEM_STACKS: of all allocations */
+	bool native_calls;  /* the same, of calls that are no report of PyTorch's (device memory) */
 	struct forward_table forward;
 	void *(*thread_state)(void); /* PyGILState_GetThisThreadState, or NULL: no Python here */
 	int (*python_is_up)(void);   /* Py_IsInitialized, or NULL */
@@ -79,6 +82,7 @@ struct thread_state {
 	uint64_t torch_thread;             /* as PyTorch counts threads, + 1; 0: not asked yet */
 	uint64_t works_for;                /* worker: the caller whose nodes it ran last, RECORD_NO_THREAD: nobody's */
 	struct nodes_origin last_node;     /* of the node that ended last */
+	struct native_thread native;
 	uint32_t optimizers[HOOK_MAX_OPTIMIZERS]; /* whose step() is open, innermost last */
 	struct hook_scope scopes[HOOK_MAX_DEPTH];
 };
@@ -97,6 +101,12 @@ static inline bool hook_is_wanted(void)
 	return state == HOOK_UP || state == HOOK_STARTING ||
 	       (state == HOOK_DOWN && hook.page && atomic32_load_relaxed(&hook.page->armed));
 }
+
+/*
+ * Native stacks are wanted from now on.  Where they cannot be had, that is noted.  Outside hook_enter(); thread: any; signal:
+ * not safe; the first call allocates and uses the dynamic loader.
+ */
+void hook_native_start(void);
 
 /* PyTorch's number for the calling thread, or UINT64_MAX where it cannot be had.  wrap_autograd.c. */
 uint64_t hook_torch_thread(void);

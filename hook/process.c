@@ -51,7 +51,6 @@ enum log_level { LOG_QUIET, LOG_INFO, LOG_DEBUG };
 static struct {
 	uint32_t ring_mb;
 	enum log_level log;
-	bool native_stacks; /* asked for, which this version cannot do */
 } settings = {.ring_mb = DEFAULT_RING_MB, .log = LOG_INFO};
 
 /* A variable that the hook checks.  @take returns false when the value is not allowed. */
@@ -96,9 +95,9 @@ static bool take_stacks(const char *value)
 
 	if (!both && !native && strcmp(value, "python") != 0 && strcmp(value, "off") != 0)
 		return false;
-	settings.native_stacks = native || both;
+	hook.native_stacks = native || both;
 	hook.python_stacks = both || !strcmp(value, "python");
-	hook.operations = strcmp(value, "off") != 0;
+	hook.operations = hook.native_calls = strcmp(value, "off") != 0;
 	return true;
 }
 
@@ -486,8 +485,6 @@ static void note_what_happened(void)
 	if (ring_is_beside_run)
 		note(RECORD_SEVERITY_DEGRADED,
 		     "no room in memory for the ring: it lies on disk beside the run file, which is slower");
-	if (settings.native_stacks)
-		note(RECORD_SEVERITY_INFO, "NNMEM_STACKS: native stacks are not built in");
 	if (!hook.record_cpu)
 		note(RECORD_SEVERITY_INFO, "NNMEM_CPU=off: CPU memory was not recorded");
 }
@@ -500,16 +497,31 @@ static void count_early_lost(void)
 		atomic64_add_relaxed(&hook.emitter.ring->lost[LOST_REENTERED], nr_lost);
 }
 
+/* Now rather than in a call for device memory, which may come with an allocator's lock held. */
+static void start_native_stacks(bool has_cuda)
+{
+	const char *why = hook.native_stacks || (hook.native_calls && has_cuda)
+	                          ? native_start((void *)(uintptr_t)start_native_stacks)
+	                          : NULL;
+	char text[256];
+
+	if (!why)
+		return;
+	text_format(text, sizeof(text), "no native stacks: %s", why);
+	note(hook.native_stacks ? RECORD_SEVERITY_DEGRADED : RECORD_SEVERITY_INFO, text);
+}
+
 static bool start(void)
 {
 	char *argv[] = {(char *)(uintptr_t) "nnmem-record", (char *)(uintptr_t) "--ring", ring_path, NULL};
 	static char recorder_path[PATH_MAX]; /* not on a stack that may be small; this runs once */
 	struct ring *ring;
+	bool has_cuda;
 	int error;
 
 	complain_about_settings();
 	api_resolve();
-	cudart_resolve();
+	has_cuda = cudart_resolve();
 	ring = ring_make_somewhere();
 	if (!ring)
 		return false;
@@ -525,6 +537,7 @@ static bool start(void)
 		say("recording through %s by %s", ring_path, recorder_path);
 	hook.emitter.ring = ring;
 	note_what_happened();
+	start_native_stacks(has_cuda);
 	return true;
 }
 

@@ -95,9 +95,10 @@ static enum origin origin_of(const struct stacks *stacks, const char *file)
 	return stacks->library[1] && begins_with(file, stacks->library) ? ORIGIN_LIBRARY : ORIGIN_USER;
 }
 
-/* The frame with @hash of what @text (file and function, joined by a NUL), @line and @flags say, defined.  0: no room. */
+/* The frame with @hash of what @text (two fields, joined by a NUL), @a (a line, an offset) and @flags say, defined.  0: no room.
+ */
 static uint32_t frame_by_hash(struct stacks *stacks, struct emitter *emitter, uint32_t number, uint64_t hash, const char *text,
-                              uint32_t bytes, uint32_t line, uint8_t flags)
+                              uint32_t bytes, uint64_t a, uint8_t flags)
 {
 	uint64_t word;
 	uint32_t index;
@@ -115,7 +116,7 @@ static uint32_t frame_by_hash(struct stacks *stacks, struct emitter *emitter, ui
 		        .flags = flags & FLAGS_MASK,
 		        .thread = number,
 		        .scope = index + 1,
-		        .a = line,
+		        .a = a,
 		};
 
 		__atomic_store_n(&stacks->flags[index], flags, __ATOMIC_RELAXED);
@@ -174,9 +175,22 @@ static uint32_t shown_of(const struct stacks *stacks, uint32_t below, uint32_t f
 {
 	uint8_t flags = flags_of_frame(stacks, frame);
 
-	if (flags & RECORD_F_OPERATION)
+	if (flags & (RECORD_F_OPERATION | RECORD_F_NATIVE))
 		return below;
 	return below && flags >> ORIGIN_SHIFT < flags_of_frame(stacks, below) >> ORIGIN_SHIFT ? below : frame;
+}
+
+/* The operation's frame of the stack of @frame on top of @parent; 0: it has none. */
+static uint32_t operation_of(const struct stacks *stacks, uint32_t parent, uint32_t frame)
+{
+	/* A parent is defined, so its entry is whole, and circles there are none. */
+	while (parent && (flags_of_frame(stacks, frame) & RECORD_F_NATIVE)) {
+		uint64_t key = atomic64_load_relaxed(&stacks->stacks[parent - 1]) >> 1;
+
+		frame = key & ((1u << STACKS_FRAME_BITS) - 1);
+		parent = (uint32_t)(key >> STACKS_FRAME_BITS);
+	}
+	return flags_of_frame(stacks, frame) & RECORD_F_OPERATION ? frame : 0;
 }
 
 static __attribute__((noinline)) bool define_stack(struct stacks *stacks, struct emitter *emitter, uint32_t number,
@@ -188,7 +202,7 @@ static __attribute__((noinline)) bool define_stack(struct stacks *stacks, struct
 	        .thread = number,
 	        .stack = index + 1,
 	        .scope = frame,
-	        .address = flags_of_frame(stacks, frame) & RECORD_F_OPERATION ? frame : 0,
+	        .address = operation_of(stacks, parent, frame),
 	        .a = parent,
 	        .b = shown,
 	};
@@ -272,4 +286,19 @@ uint32_t stacks_on(struct stacks *stacks, struct emitter *emitter, uint32_t numb
 	uint32_t found = stack_of(stacks, emitter, number, stack, frame);
 
 	return found ? found : stack;
+}
+
+/* ---- native frames */
+
+uint32_t stacks_native(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *file, const char *build_id,
+                       uint64_t offset)
+{
+	char text[2 * TEXT_ROOM];
+	size_t length = strnlen(file, TEXT_ROOM - 1), id_length = strnlen(build_id, TEXT_ROOM - 1);
+
+	memcpy(text, file, length);
+	text[length] = '\0';
+	memcpy(text + length + 1, build_id, id_length);
+	return frame_by_hash(stacks, emitter, number, hash_text(mix(offset + 1) ^ RECORD_F_NATIVE, text, length + 1 + id_length),
+	                     text, (uint32_t)(length + 1 + id_length), offset, RECORD_F_NATIVE | RECORD_F_INTERNAL);
 }

@@ -1,12 +1,12 @@
 /*
- * Stacks as numbers: what a thread is executing, sent once in words and from then on by id.  Python frames, and on top of
- * them at most one operation: an operator or the class of a node.
+ * Stacks as numbers: what a thread is executing, sent once in words and from then on by id.  Python frames, on top of them at
+ * most one operation (an operator or the class of a node), and on top of that native frames (native.h).
  *
  * Data model.  Four tables of fixed size, process-wide, lock-free, never shrinking:
  * - `seen`: (code object, its proof, offset) -> frame id.  A cache: an entry is overwritten by the next that falls on it,
  *   so code objects may come and go without end.
- * - `frames`: a frame is a file, a function and a line, or the name of an operation; its id is its place in the table, from
- *   1.  By content, so that the same source compiled a thousand times is one frame.
+ * - `frames`: a frame is a file, a function and a line, or the name of an operation, or a place in an ELF object; its id is
+ *   its place in the table, from 1.  By content, so that the same source compiled a thousand times is one frame.
  * - `stacks`: a prefix tree; a stack is (the stack below, one more frame), its id its place, from 1; 0: no stack.
  * - `shown`: for each stack the frame to show for it: the innermost that is the user's own, else of a package that is
  *   installed, else of PyTorch or of Python's library.
@@ -25,10 +25,10 @@
 
 #define STACKS_SEEN   (1u << 14)
 #define STACKS_FRAMES (1u << 16)
-#define STACKS_STACKS (1u << 17)
+#define STACKS_STACKS (1u << 19)
 /* Ids fit so many bits. */
 #define STACKS_FRAME_BITS 17u
-#define STACKS_STACK_BITS 18u
+#define STACKS_STACK_BITS 20u
 
 #define STACKS_FOLDER_MAX 512u
 
@@ -68,5 +68,12 @@ uint32_t stacks_capture(struct stacks *stacks, struct emitter *emitter, uint32_t
 #define STACKS_NAME_MAX 255u
 uint32_t stacks_operation(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *name, bool mangled);
 uint32_t stacks_on(struct stacks *stacks, struct emitter *emitter, uint32_t number, uint32_t stack, uint32_t frame);
+
+/*
+ * The frame of native code at @offset (an address as its object was linked) of the object @file (cut when too long) with
+ * @build_id (hexadecimal digits, "" none).  0: no room.  Works without stacks_start().
+ */
+uint32_t stacks_native(struct stacks *stacks, struct emitter *emitter, uint32_t number, const char *file, const char *build_id,
+                       uint64_t offset);
 
 #endif

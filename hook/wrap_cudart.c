@@ -114,20 +114,23 @@ static void *cudart_real(enum runtime runtime, enum cudart which)
 	return (void *)(uintptr_t)function;
 }
 
-void cudart_resolve(void)
+bool cudart_resolve(void)
 {
 	int saved_errno = errno;
+	bool any = false;
 
 	for (enum runtime runtime = 0; runtime < NR_RUNTIMES; runtime++) {
 		void *object = dlopen(runtime_names[runtime], RTLD_LAZY | RTLD_NOLOAD);
 
 		if (!object)
 			continue;
+		any = true;
 		for (enum cudart which = 0; which < NR_CUDART; which++)
 			cudart_real(runtime, which);
 		dlclose(object);
 	}
 	errno = saved_errno;
+	return any;
 }
 
 /* ---- what the driver says */

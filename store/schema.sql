@@ -97,8 +97,8 @@ CREATE TABLE frame (
 	function TEXT NOT NULL,         -- operation: an operator (`aten::conv2d`) or a node's class (`ConvolutionBackward0`)
 	line INTEGER NOT NULL,          -- 0 not known
 	internal INTEGER NOT NULL,      -- 1: PyTorch's, an installed package's, Python's own or ours, not the user's
-	build_id TEXT,                  -- compiled code: of the object, in hexadecimal digits
-	offset INTEGER                  -- compiled code: where in the object's file
+	build_id TEXT,                  -- compiled code: of the object, in hexadecimal digits; '' it has none
+	offset INTEGER                  -- compiled code: address in the object as it was linked (what addr2line takes)
 );
 
 -- Stacks: a prefix tree.  Innermost last: frames of Python, at most one operation, frames of compiled code.

@@ -97,7 +97,9 @@ enum record_kind {
 	 * Flags OPERATION, MANGLED: text: file (empty), function: an operator (`aten::conv2d`) or a node's class, as Python has
 	 * it or, MANGLED, as C++ does (`N5torch8autograd14AccumulateGradE`).
 	 *
-	 * Flags NATIVE: a = offset in the object's file; text: that file, its build id in hexadecimal digits.
+	 * Flags NATIVE: a = address in the object as it was linked: of a call the last byte's, so that it lies in the caller's
+	 * line; text: the object's file, its build id in hexadecimal digits (empty: it has none).  Where a stack is cut, file
+	 * says why ("<...>", hook/native.h) and a is 0.
 	 */
 	RECORD_DEF_FRAME = 34,
 

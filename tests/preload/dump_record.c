@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,50 @@ static void line(const char *text)
 	nr_equal = 1;
 }
 
+/* ---- native stacks */
+
+#define MAX_IDS (1u << 20)
+
+static struct {
+	char function[64]; /* empty: none that is shown */
+} frames[1u << 17];
+static struct {
+	uint32_t parent, frame;
+} stacks[MAX_IDS];
+
+/* The function of a frame in this test's own objects, as addr2line names it: the C library's inside is nothing to test. */
+static void learn_frame(const struct ring_item *item)
+{
+	char command[1024], *name = frames[item->record.scope].function;
+	const char *slash = strrchr(item->text, '/');
+	FILE *witness;
+
+	if (!(item->record.flags & RECORD_F_NATIVE) || !slash || !strstr(slash, "cuda_"))
+		return;
+	snprintf(command, sizeof(command), "addr2line -f -e '%.800s' 0x%lx", item->text, (unsigned long)item->record.a);
+	witness = popen(command, "re");
+	if (!witness || !fgets(name, sizeof(frames[0].function), witness))
+		line("recorder: no addr2line");
+	if (witness)
+		pclose(witness);
+	name[strcspn(name, "\n")] = '\0';
+}
+
+/* " by INNERMOST OUTER ...", after what is in @text. */
+static void name_stack(uint32_t stack, char *text, size_t size)
+{
+	size_t used = strlen(text);
+	bool any = false;
+
+	for (; stack && used < size; stack = stacks[stack].parent) {
+		const char *function = frames[stacks[stack].frame].function;
+
+		if (*function)
+			used += (size_t)snprintf(text + used, size - used, "%s%s", any ? " " : " by ", function);
+		any |= *function != '\0';
+	}
+}
+
 /* Memory that a call gives or takes: by its address, which the fake runtime makes up. */
 static void write_call(const struct record *record)
 {
@@ -53,6 +98,8 @@ static void write_call(const struct record *record)
 	else
 		snprintf(text, sizeof(text), "given %lx level %u device %x size %lu", (unsigned long)record->address,
 		         record_level(record->flags), record->device, (unsigned long)record->size);
+	if (record->kind == RECORD_ALLOC)
+		name_stack(record->stack, text, sizeof(text));
 	line(text);
 }
 
@@ -72,6 +119,13 @@ static void write_record(const struct ring_item *item)
 		         record->kind == RECORD_ALLOC ? "alloc" : "free", record->thread, record->device,
 		         (unsigned long)record->size, (unsigned long)record->a, record->flags & RECORD_F_SHARED ? " shared" : "");
 		break;
+	case RECORD_DEF_FRAME:
+		learn_frame(item);
+		return;
+	case RECORD_DEF_STACK:
+		stacks[record->stack].parent = (uint32_t)record->a;
+		stacks[record->stack].frame = record->scope;
+		return;
 	case RECORD_DEF_THREAD:
 		snprintf(text, sizeof(text), "thread %u %s", record->thread, item->text);
 		break;

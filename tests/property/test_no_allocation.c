@@ -200,6 +200,8 @@ static void everything(struct forward_table *table)
 		hook_node_made(i);
 	}
 	hook_report_oom(1, 2, 3, RECORD_DEVICE_CPU);
+	hook_memory_given((void *)0x4000, 64, LEVEL_SEGMENT, RECORD_DEVICE_CPU, NULL);
+	hook_memory_taken((void *)0x4000);
 	for (uint32_t i = 1; i <= 100; i++)
 		hook_module_leave();
 	hook_node_made(1000);
@@ -252,10 +254,12 @@ int main(void)
 	ring_format(ring, CAPACITY, 0, 0);
 	page.state = HOOK_UP;
 	hook.page = &page;
-	hook.operations = true;
+	hook.operations = hook.native_stacks = hook.native_calls = true;
 	hook.emitter.ring = ring;
 	hook.emitter.env = &fake_env;
 	start_python();
+	hook_native_start();
+	expect("native stacks are had", native_is_on());
 	before = nr_allocations;
 	forward_ordinary(&table, &first);
 	expect("the table of forwarded blocks is mapped once", nr_allocations == before + 1);
