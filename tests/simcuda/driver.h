@@ -30,6 +30,9 @@ struct device {
 	struct CUctx_st *context; /* the primary one, NULL before it is made */
 };
 
+/* How a piece of device memory was asked for, and so how it is given back. */
+enum memory_kind { MEMORY_LINEAR, MEMORY_MANAGED, MEMORY_POOLED, MEMORY_ARRAY, MEMORY_IMPORTED };
+
 /*
  * A piece of a window, or of the host's memory.
  */
@@ -38,8 +41,17 @@ struct range {
 	uintptr_t address;
 	size_t size_bytes;     /* as asked for */
 	size_t reserved_bytes; /* in whole granules */
+	size_t budget_bytes;   /* what the device is charged for it; a pool's memory is charged to the pool */
 	int device_id;
-	bool registered; /* host memory that somebody else allocated */
+	enum memory_kind kind;
+	struct CUmemPoolHandle_st *pool; /* of MEMORY_POOLED */
+	bool registered;                 /* host memory that somebody else allocated */
+};
+
+struct CUstream_st {
+	int device_id;
+	int priority;
+	uint64_t capture_id; /* the capture that it is, or was, in; 0: none */
 };
 
 extern pthread_mutex_t driver_lock;
@@ -67,6 +79,24 @@ bool memory_fails_now(void);
 /* Make the context's memory part of what is used. */
 void memory_add_context(struct device *device, int device_id, const void *caller);
 
+/* @size_bytes in whole granules; less than @size_bytes when that is too much. */
+size_t memory_granules(size_t size_bytes);
+
+/*
+ * Place a range as @wanted (device, size, kind, pool) and charge its device @budget_bytes; in the log, @caller did it.
+ * CUDA_ERROR_OUT_OF_MEMORY: no room, or no budget.  Holds driver_lock.
+ */
+CUresult memory_place(const struct range *wanted, size_t budget_bytes, const void *caller, uintptr_t *ret_address);
+
+/* The reverse: @range is gone.  Holds driver_lock. */
+void memory_remove(struct range *range, const void *caller);
+
+/* cuMemFree, for @caller. */
+CUresult memory_free(uintptr_t address, const void *caller);
+
+/* memory_remove() for a range that came from a pool, which may keep its memory. */
+void pool_remove(struct range *range, const void *caller);
+
 /* The allocated range of any device that holds @address, or NULL.  Holds driver_lock. */
 struct range *memory_find(uintptr_t address);
 
@@ -75,5 +105,11 @@ bool vmm_find(uintptr_t address);
 
 /* The pinned range that holds @address, or NULL.  Holds driver_lock. */
 struct range *host_find(uintptr_t address);
+
+/* The capture that @stream is in, NULL: none. */
+struct CUgraph_st *capture_of(CUstream stream);
+
+/* Whether a capture forbids the calling thread what could wait for a device, as taking memory does. */
+bool capture_forbids(void);
 
 #endif

@@ -1,17 +1,30 @@
 /*
- * Memory of the simulated driver: device memory from cuMemAlloc, pinned memory, copies and fills, and questions about them.
+ * Device memory of the simulated driver, however a program asks for it: linear, managed, pitched, arrays, other processes'.
+ * Pools are in driver_pool.c, virtual memory management is in driver_vmm.c.
  *
  * Device memory is first fit in whole granules.  It is host memory that costs nothing until somebody writes to it: only
- * copies and fills do.  A freed range faults.  Small requests do not share granules, as real ones may.
+ * copies and fills do.  A freed range faults.  Small requests do not share granules, as real ones may.  Managed memory is on
+ * the device for good, an array is known by its address, and memory of another process has none of its contents.
  */
 #include "driver.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-static struct range *host_ranges; /* pinned memory */
-static uint64_t nr_attempts;      /* to allocate device memory */
+#define PITCH_BYTES ((size_t)512) /* rows begin at its multiples */
+
+/* What the log calls the beginning and the end of each kind. */
+static const struct {
+	const char *taken, *given_back;
+} events[] = {
+        [MEMORY_LINEAR] = {"alloc", "free"},           [MEMORY_MANAGED] = {"managed_alloc", "managed_free"},
+        [MEMORY_POOLED] = {"pool_alloc", "pool_free"}, [MEMORY_ARRAY] = {"array_alloc", "array_free"},
+        [MEMORY_IMPORTED] = {"ipc_open", "ipc_close"},
+};
+
+static uint64_t nr_attempts; /* to allocate device memory */
 
 bool memory_fails_now(void)
 {
@@ -71,13 +84,19 @@ static struct range **window_gap(struct device *device, size_t reserved_bytes, u
 	return link;
 }
 
-static CUresult memory_allocate(struct device *device, int device_id, size_t size_bytes, uintptr_t *ret_address)
+size_t memory_granules(size_t size_bytes)
 {
-	size_t reserved_bytes = (size_bytes + SIM_GRANULE_BYTES - 1) & ~(SIM_GRANULE_BYTES - 1);
+	return (size_bytes + SIM_GRANULE_BYTES - 1) & ~(SIM_GRANULE_BYTES - 1);
+}
+
+CUresult memory_place(const struct range *wanted, size_t budget_bytes, const void *caller, uintptr_t *ret_address)
+{
+	struct device *device = device_of(wanted->device_id);
+	size_t reserved_bytes = memory_granules(wanted->size_bytes);
 	struct range **link, *range;
 	uintptr_t address;
 
-	if (memory_fails_now() || reserved_bytes < size_bytes || reserved_bytes > device->memory_bytes - device->used_bytes)
+	if (reserved_bytes < wanted->size_bytes || budget_bytes > device->memory_bytes - device->used_bytes)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	if (!window_reserve(device))
 		return CUDA_ERROR_OUT_OF_MEMORY;
@@ -90,29 +109,33 @@ static CUresult memory_allocate(struct device *device, int device_id, size_t siz
 		free(range);
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	}
-	*range = (struct range){*link, address, size_bytes, reserved_bytes, device_id, false};
+	*range = *wanted;
+	range->next = *link;
+	range->address = address;
+	range->reserved_bytes = reserved_bytes;
+	range->budget_bytes = budget_bytes;
 	*link = range;
-	device->used_bytes += reserved_bytes;
+	device->used_bytes += budget_bytes;
+	log_event(events[range->kind].taken, range->device_id, address, range->size_bytes, caller);
 	*ret_address = address;
 	return CUDA_SUCCESS;
 }
 
-SIM_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
+/* Memory of @kind on the current device, charged to it in whole granules. */
+static CUresult memory_take(enum memory_kind kind, size_t size_bytes, const void *caller, uintptr_t *ret_address)
 {
-	int device_id = device_current();
-	uintptr_t address;
-	CUresult result;
+	const struct range wanted = {.device_id = device_current(), .size_bytes = size_bytes, .kind = kind};
+	CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
 
-	if (!dptr || !bytesize)
+	if (!size_bytes)
 		return CUDA_ERROR_INVALID_VALUE;
-	if (device_id < 0)
+	if (wanted.device_id < 0)
 		return CUDA_ERROR_INVALID_CONTEXT;
+	if (capture_forbids())
+		return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 	pthread_mutex_lock(&driver_lock);
-	result = memory_allocate(device_of(device_id), device_id, bytesize, &address);
-	if (result == CUDA_SUCCESS) {
-		*dptr = address;
-		log_event("alloc", device_id, address, bytesize, __builtin_return_address(0));
-	}
+	if (!memory_fails_now())
+		result = memory_place(&wanted, memory_granules(size_bytes), caller, ret_address);
 	pthread_mutex_unlock(&driver_lock);
 	return result;
 }
@@ -139,28 +162,236 @@ struct range *memory_find(uintptr_t address)
 	return link ? *link : NULL;
 }
 
-SIM_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr)
+void memory_remove(struct range *range, const void *caller)
 {
-	struct range **link, *range;
-	CUresult result = CUDA_ERROR_INVALID_VALUE;
+	struct range **link = memory_link(range->address);
 
-	if (!dptr)
-		return CUDA_SUCCESS;
+	*link = range->next;
+	mmap((void *)range->address, range->reserved_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED,
+	     -1, 0);
+	device_of(range->device_id)->used_bytes -= range->budget_bytes;
+	log_event(events[range->kind].given_back, range->device_id, range->address, range->size_bytes, caller);
+	free(range);
+}
+
+/* Take back what begins at @address and is of one of @kinds, a set of bits. */
+static CUresult memory_give_back(unsigned kinds, uintptr_t address, const void *caller)
+{
+	CUresult result = CUDA_ERROR_INVALID_VALUE;
+	struct range *range;
+
 	pthread_mutex_lock(&driver_lock);
-	link = memory_link(dptr);
-	if (link && (*link)->address == dptr) {
-		range = *link;
-		*link = range->next;
-		mmap((void *)range->address, range->reserved_bytes, PROT_NONE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-		device_of(range->device_id)->used_bytes -= range->reserved_bytes;
-		log_event("free", range->device_id, range->address, range->size_bytes, __builtin_return_address(0));
-		free(range);
+	range = memory_find(address);
+	if (range && range->address == address && (kinds & 1u << range->kind)) {
+		if (range->kind == MEMORY_POOLED)
+			pool_remove(range, caller);
+		else
+			memory_remove(range, caller);
 		result = CUDA_SUCCESS;
 	}
 	pthread_mutex_unlock(&driver_lock);
 	return result;
 }
+
+/* Linear memory ------------------------------------------------------------------------------------------------------ */
+
+SIM_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize)
+{
+	uintptr_t address;
+	CUresult result;
+
+	if (!dptr)
+		return CUDA_ERROR_INVALID_VALUE;
+	result = memory_take(MEMORY_LINEAR, bytesize, __builtin_return_address(0), &address);
+	if (result == CUDA_SUCCESS)
+		*dptr = address;
+	return result;
+}
+
+SIM_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
+{
+	uintptr_t address;
+	CUresult result;
+
+	if (!dptr || (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST))
+		return CUDA_ERROR_INVALID_VALUE;
+	result = memory_take(MEMORY_MANAGED, bytesize, __builtin_return_address(0), &address);
+	if (result == CUDA_SUCCESS)
+		*dptr = address;
+	return result;
+}
+
+SIM_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height,
+                                       unsigned int ElementSizeBytes)
+{
+	size_t pitch = (WidthInBytes + PITCH_BYTES - 1) & ~(PITCH_BYTES - 1), size_bytes;
+	uintptr_t address;
+	CUresult result;
+
+	if (!dptr || !pPitch || pitch < WidthInBytes || __builtin_mul_overflow(pitch, Height, &size_bytes))
+		return CUDA_ERROR_INVALID_VALUE;
+	result = memory_take(MEMORY_LINEAR, size_bytes, __builtin_return_address(0), &address);
+	if (result == CUDA_SUCCESS) {
+		*dptr = address;
+		*pPitch = pitch;
+	}
+	return result;
+}
+
+CUresult memory_free(uintptr_t address, const void *caller)
+{
+	const unsigned kinds = 1u << MEMORY_LINEAR | 1u << MEMORY_MANAGED | 1u << MEMORY_POOLED;
+
+	return address ? memory_give_back(kinds, address, caller) : CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr)
+{
+	return memory_free(dptr, __builtin_return_address(0));
+}
+
+/* Arrays: as large as their elements --------------------------------------------------------------------------------- */
+
+static size_t element_bytes(CUarray_format format, unsigned nr_channels)
+{
+	switch (format) {
+	case CU_AD_FORMAT_UNSIGNED_INT8:
+	case CU_AD_FORMAT_SIGNED_INT8:
+		return nr_channels;
+	case CU_AD_FORMAT_UNSIGNED_INT16:
+	case CU_AD_FORMAT_SIGNED_INT16:
+	case CU_AD_FORMAT_HALF:
+		return (size_t)2 * nr_channels;
+	case CU_AD_FORMAT_UNSIGNED_INT32:
+	case CU_AD_FORMAT_SIGNED_INT32:
+	case CU_AD_FORMAT_FLOAT:
+		return (size_t)4 * nr_channels;
+	default:
+		sim_unimplemented("arrays of this format");
+		return 0;
+	}
+}
+
+static size_t at_least_1(size_t value)
+{
+	return value ? value : 1;
+}
+
+/* An array of @levels, each half as wide, high and deep as the one before. */
+static CUresult array_create(void **ret_array, const CUDA_ARRAY3D_DESCRIPTOR *descriptor, unsigned levels, const void *caller)
+{
+	size_t size_bytes = 0;
+	uintptr_t address;
+	CUresult result;
+
+	for (unsigned level = 0; level < levels; level++) {
+		size_bytes += at_least_1(descriptor->Width >> level) * at_least_1(descriptor->Height >> level) *
+		              at_least_1(descriptor->Depth >> level) * element_bytes(descriptor->Format, descriptor->NumChannels);
+	}
+	result = memory_take(MEMORY_ARRAY, descriptor->Width ? size_bytes : 0, caller, &address);
+	if (result == CUDA_SUCCESS)
+		*ret_array = (void *)address;
+	return result;
+}
+
+SIM_EXPORT CUresult cuArrayCreate_v2(CUarray *pHandle, const CUDA_ARRAY_DESCRIPTOR *pAllocateArray)
+{
+	CUDA_ARRAY3D_DESCRIPTOR descriptor;
+
+	if (!pHandle || !pAllocateArray)
+		return CUDA_ERROR_INVALID_VALUE;
+	descriptor = (CUDA_ARRAY3D_DESCRIPTOR){
+	        .Width = pAllocateArray->Width,
+	        .Height = pAllocateArray->Height,
+	        .Format = pAllocateArray->Format,
+	        .NumChannels = pAllocateArray->NumChannels,
+	};
+	return array_create((void **)pHandle, &descriptor, 1, __builtin_return_address(0));
+}
+
+SIM_EXPORT CUresult cuArray3DCreate_v2(CUarray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pAllocateArray)
+{
+	if (!pHandle || !pAllocateArray)
+		return CUDA_ERROR_INVALID_VALUE;
+	return array_create((void **)pHandle, pAllocateArray, 1, __builtin_return_address(0));
+}
+
+SIM_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray *pHandle, const CUDA_ARRAY3D_DESCRIPTOR *pMipmappedArrayDesc,
+                                           unsigned int numMipmapLevels)
+{
+	if (!pHandle || !pMipmappedArrayDesc || !numMipmapLevels || numMipmapLevels > 32)
+		return CUDA_ERROR_INVALID_VALUE;
+	return array_create((void **)pHandle, pMipmappedArrayDesc, numMipmapLevels, __builtin_return_address(0));
+}
+
+SIM_EXPORT CUresult cuArrayDestroy(CUarray hArray)
+{
+	return memory_give_back(1u << MEMORY_ARRAY, (uintptr_t)hArray, __builtin_return_address(0));
+}
+
+SIM_EXPORT CUresult cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray)
+{
+	return memory_give_back(1u << MEMORY_ARRAY, (uintptr_t)hMipmappedArray, __builtin_return_address(0));
+}
+
+/* Memory of another process ------------------------------------------------------------------------------------------ */
+
+/* What a handle holds. */
+struct ipc_handle {
+	int64_t pid; /* of the owner */
+	uint64_t size_bytes;
+	int device_id;
+};
+_Static_assert(sizeof(struct ipc_handle) <= sizeof(CUipcMemHandle), "a handle has room for it");
+
+SIM_EXPORT CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
+{
+	struct ipc_handle handle = {.pid = getpid()};
+	struct range *range;
+
+	pthread_mutex_lock(&driver_lock);
+	range = memory_find(dptr);
+	if (range) {
+		handle.size_bytes = range->size_bytes;
+		handle.device_id = range->device_id;
+	}
+	pthread_mutex_unlock(&driver_lock);
+	if (!pHandle || !range || range->kind != MEMORY_LINEAR)
+		return CUDA_ERROR_INVALID_VALUE;
+	memset(pHandle, 0, sizeof(*pHandle));
+	memcpy(pHandle, &handle, sizeof(handle));
+	return CUDA_SUCCESS;
+}
+
+/* The memory is charged to its owner alone. */
+SIM_EXPORT CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
+{
+	struct ipc_handle known;
+	struct range wanted = {.kind = MEMORY_IMPORTED};
+	uintptr_t address;
+	CUresult result;
+
+	memcpy(&known, &handle, sizeof(known));
+	if (!pdptr || !known.size_bytes || !device_of(known.device_id))
+		return CUDA_ERROR_INVALID_VALUE;
+	if (known.pid == getpid())
+		return CUDA_ERROR_INVALID_CONTEXT;
+	wanted.device_id = known.device_id;
+	wanted.size_bytes = known.size_bytes;
+	pthread_mutex_lock(&driver_lock);
+	result = memory_place(&wanted, 0, __builtin_return_address(0), &address);
+	pthread_mutex_unlock(&driver_lock);
+	if (result == CUDA_SUCCESS)
+		*pdptr = address;
+	return result;
+}
+
+SIM_EXPORT CUresult cuIpcCloseMemHandle(CUdeviceptr dptr)
+{
+	return memory_give_back(1u << MEMORY_IMPORTED, dptr, __builtin_return_address(0));
+}
+
+/* Questions ---------------------------------------------------------------------------------------------------------- */
 
 SIM_EXPORT CUresult cuMemGetInfo_v2(size_t *ret_free, size_t *total)
 {
@@ -187,173 +418,4 @@ SIM_EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr *pbase, size_t *psize, C
 		*psize = range->size_bytes;
 	pthread_mutex_unlock(&driver_lock);
 	return range ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
-}
-
-/* Pinned memory ------------------------------------------------------------------------------------------------------ */
-
-static CUresult host_add(void *address, size_t size_bytes, bool registered, const void *caller)
-{
-	struct range *range = malloc(sizeof(*range));
-
-	if (!range)
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	pthread_mutex_lock(&driver_lock);
-	*range = (struct range){host_ranges, (uintptr_t)address, size_bytes, size_bytes, -1, registered};
-	host_ranges = range;
-	log_event(registered ? "host_register" : "host_alloc", -1, (uintptr_t)address, size_bytes, caller);
-	pthread_mutex_unlock(&driver_lock);
-	return CUDA_SUCCESS;
-}
-
-static CUresult host_remove(void *address, bool registered, const void *caller)
-{
-	struct range *range = NULL;
-
-	pthread_mutex_lock(&driver_lock);
-	for (struct range **link = &host_ranges; *link; link = &(*link)->next) {
-		if ((*link)->address == (uintptr_t)address && (*link)->registered == registered) {
-			range = *link;
-			*link = range->next;
-			break;
-		}
-	}
-	if (range)
-		log_event(registered ? "host_unregister" : "host_free", -1, range->address, range->size_bytes, caller);
-	pthread_mutex_unlock(&driver_lock);
-	if (!range)
-		return CUDA_ERROR_INVALID_VALUE;
-	if (!registered)
-		munmap(address, range->size_bytes);
-	free(range);
-	return CUDA_SUCCESS;
-}
-
-struct range *host_find(uintptr_t address)
-{
-	for (struct range *range = host_ranges; range; range = range->next) {
-		if (address >= range->address && address - range->address < range->size_bytes)
-			return range;
-	}
-	return NULL;
-}
-
-SIM_EXPORT CUresult cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
-{
-	void *address;
-	CUresult result;
-
-	if (!pp || !bytesize)
-		return CUDA_ERROR_INVALID_VALUE;
-	address = mmap(NULL, bytesize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (address == MAP_FAILED)
-		return CUDA_ERROR_OUT_OF_MEMORY;
-	result = host_add(address, bytesize, false, __builtin_return_address(0));
-	if (result == CUDA_SUCCESS)
-		*pp = address;
-	else
-		munmap(address, bytesize);
-	return result;
-}
-
-SIM_EXPORT CUresult cuMemFreeHost(void *p)
-{
-	return host_remove(p, false, __builtin_return_address(0));
-}
-
-SIM_EXPORT CUresult cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
-{
-	return p && bytesize ? host_add(p, bytesize, true, __builtin_return_address(0)) : CUDA_ERROR_INVALID_VALUE;
-}
-
-SIM_EXPORT CUresult cuMemHostUnregister(void *p)
-{
-	return host_remove(p, true, __builtin_return_address(0));
-}
-
-/* Copies and fills --------------------------------------------------------------------------------------------------- */
-
-/*
- * A small copy from a device to the host gives zeros: it is a number that a kernel would have computed, and programs act on
- * such numbers.  Copies between devices are of memory that no kernel wrote, so that only what was copied in arrives.
- */
-SIM_EXPORT CUresult cuMemcpy(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount)
-{
-	bool from_device, to_device;
-
-	pthread_mutex_lock(&driver_lock);
-	from_device = memory_find(src) || vmm_find(src);
-	to_device = memory_find(dst) || vmm_find(dst);
-	pthread_mutex_unlock(&driver_lock);
-	if (from_device && !to_device && ByteCount <= 8)
-		memset((void *)dst, 0, ByteCount);
-	else
-		memmove((void *)dst, (const void *)src, ByteCount);
-	return CUDA_SUCCESS;
-}
-
-SIM_EXPORT CUresult cuMemcpyAsync(CUdeviceptr dst, CUdeviceptr src, size_t ByteCount, CUstream hStream)
-{
-	return cuMemcpy(dst, src, ByteCount);
-}
-
-/* Filling with zeros gives whole pages back instead: what costs nothing can be as large as a real device. */
-SIM_EXPORT CUresult cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream)
-{
-	const uintptr_t page = 4096;
-	uintptr_t first = (dstDevice + page - 1) & ~(page - 1);
-	uintptr_t end = (dstDevice + N) & ~(page - 1);
-	bool mapped;
-
-	pthread_mutex_lock(&driver_lock);
-	mapped = vmm_find(dstDevice);
-	pthread_mutex_unlock(&driver_lock);
-	if (uc || end <= first || madvise((void *)first, end - first, mapped ? MADV_REMOVE : MADV_DONTNEED)) {
-		memset((void *)dstDevice, uc, N);
-		return CUDA_SUCCESS;
-	}
-	memset((void *)dstDevice, 0, first - dstDevice);
-	memset((void *)end, 0, dstDevice + N - end);
-	return CUDA_SUCCESS;
-}
-
-SIM_EXPORT CUresult cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream)
-{
-	unsigned int *words = (unsigned int *)dstDevice;
-
-	for (size_t i = 0; i < N; i++)
-		words[i] = ui;
-	return CUDA_SUCCESS;
-}
-
-/* Questions ---------------------------------------------------------------------------------------------------------- */
-
-SIM_EXPORT CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr)
-{
-	struct range *range;
-	bool on_device;
-	int device_id;
-
-	pthread_mutex_lock(&driver_lock);
-	range = memory_find(ptr);
-	on_device = range != NULL;
-	if (!range)
-		range = host_find(ptr);
-	device_id = range ? range->device_id : -1;
-	pthread_mutex_unlock(&driver_lock);
-	if (!range)
-		return CUDA_ERROR_INVALID_VALUE;
-	switch (attribute) {
-	case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
-		*(unsigned int *)data = on_device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
-		return CUDA_SUCCESS;
-	case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
-		*(int *)data = on_device ? device_id : 0;
-		return CUDA_SUCCESS;
-	case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
-		*(CUdeviceptr *)data = ptr;
-		return CUDA_SUCCESS;
-	default:
-		sim_unimplemented("this attribute of cuPointerGetAttribute");
-		return CUDA_ERROR_NOT_SUPPORTED;
-	}
 }

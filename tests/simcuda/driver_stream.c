@@ -8,15 +8,10 @@
 
 #include <stdlib.h>
 
-struct CUstream_st {
-	int device_id;
-	int priority;
-	unsigned int flags;
-};
-
 struct CUevent_st {
 	int device_id;
 	uint64_t nr_not_ready; /* how often it still has to say so */
+	uint64_t capture_id;   /* of the stream that it was recorded on, 0: none */
 };
 
 SIM_EXPORT CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int priority)
@@ -28,7 +23,7 @@ SIM_EXPORT CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int 
 	stream = malloc(sizeof(*stream));
 	if (!stream)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	*stream = (struct CUstream_st){device_current(), priority, flags};
+	*stream = (struct CUstream_st){.device_id = device_current(), .priority = priority};
 	*phStream = stream;
 	return CUDA_SUCCESS;
 }
@@ -55,8 +50,11 @@ SIM_EXPORT CUresult cuStreamSynchronize(CUstream hStream)
 	return CUDA_SUCCESS;
 }
 
+/* A stream that waits for a captured event joins the capture. */
 SIM_EXPORT CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags)
 {
+	if ((uintptr_t)hStream > 2 && hEvent->capture_id && !capture_of(hStream))
+		hStream->capture_id = hEvent->capture_id;
 	return CUDA_SUCCESS;
 }
 
@@ -75,7 +73,7 @@ SIM_EXPORT CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags)
 	event = malloc(sizeof(*event));
 	if (!event)
 		return CUDA_ERROR_OUT_OF_MEMORY;
-	*event = (struct CUevent_st){device_current(), 0};
+	*event = (struct CUevent_st){.device_id = device_current()};
 	*phEvent = event;
 	return CUDA_SUCCESS;
 }
@@ -90,6 +88,7 @@ SIM_EXPORT CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, uns
 {
 	uint64_t lag = sim_setting("SIMCUDA_EVENT_LAG", 0);
 
+	hEvent->capture_id = capture_of(hStream) ? hStream->capture_id : 0;
 	pthread_mutex_lock(&driver_lock);
 	hEvent->nr_not_ready = lag;
 	pthread_mutex_unlock(&driver_lock);

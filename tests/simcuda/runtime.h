@@ -28,6 +28,28 @@
 	F(cuCtxGetDevice)                                                                                                        \
 	F(cuGetProcAddress_v2)                                                                                                   \
 	F(cuMemAlloc_v2)                                                                                                         \
+	F(cuMemAllocManaged)                                                                                                     \
+	F(cuMemAllocPitch_v2)                                                                                                    \
+	F(cuMemAllocHost_v2)                                                                                                     \
+	F(cuArray3DCreate_v2)                                                                                                    \
+	F(cuArrayDestroy)                                                                                                        \
+	F(cuMipmappedArrayCreate)                                                                                                \
+	F(cuMipmappedArrayDestroy)                                                                                               \
+	F(cuIpcGetMemHandle)                                                                                                     \
+	F(cuIpcOpenMemHandle_v2)                                                                                                 \
+	F(cuIpcCloseMemHandle)                                                                                                   \
+	F(cuMemAllocAsync)                                                                                                       \
+	F(cuMemAllocFromPoolAsync)                                                                                               \
+	F(cuMemFreeAsync)                                                                                                        \
+	F(cuDeviceGetDefaultMemPool)                                                                                             \
+	F(cuDeviceGetGraphMemAttribute)                                                                                          \
+	F(cuDeviceSetGraphMemAttribute)                                                                                          \
+	F(cuMemPoolCreate)                                                                                                       \
+	F(cuMemPoolDestroy)                                                                                                      \
+	F(cuMemPoolTrimTo)                                                                                                       \
+	F(cuMemPoolSetAccess)                                                                                                    \
+	F(cuMemPoolSetAttribute)                                                                                                 \
+	F(cuMemPoolGetAttribute)                                                                                                 \
 	F(cuMemFree_v2)                                                                                                          \
 	F(cuMemGetInfo_v2)                                                                                                       \
 	F(cuMemHostAlloc)                                                                                                        \
@@ -37,6 +59,20 @@
 	F(cuMemcpy)                                                                                                              \
 	F(cuMemsetD8Async)                                                                                                       \
 	F(cuPointerGetAttribute)                                                                                                 \
+	F(cuThreadExchangeStreamCaptureMode)                                                                                     \
+	F(cuStreamBeginCapture_v2)                                                                                               \
+	F(cuStreamEndCapture)                                                                                                    \
+	F(cuStreamIsCapturing)                                                                                                   \
+	F(cuStreamGetCaptureInfo_v3)                                                                                             \
+	F(cuLaunchKernel)                                                                                                        \
+	F(cuGraphGetNodes)                                                                                                       \
+	F(cuGraphDestroy)                                                                                                        \
+	F(cuGraphInstantiateWithFlags)                                                                                           \
+	F(cuGraphLaunch)                                                                                                         \
+	F(cuGraphExecDestroy)                                                                                                    \
+	F(cuUserObjectCreate)                                                                                                    \
+	F(cuUserObjectRelease)                                                                                                   \
+	F(cuGraphRetainUserObject)                                                                                               \
 	F(cuStreamCreateWithPriority)                                                                                            \
 	F(cuStreamDestroy_v2)                                                                                                    \
 	F(cuStreamGetPriority)                                                                                                   \

@@ -95,35 +95,37 @@ SIM_EXPORT cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *hostFun
 }
 
 /* As on a device, a launch fails that has no blocks, no threads, or too many of them. */
-static cudaError_t launch(dim3 grid, dim3 block)
+static cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream)
 {
-	runtime_enter();
+	const struct runtime_driver *d = runtime_enter();
+
 	if (!grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z || (size_t)block.x * block.y * block.z > 1024)
 		return runtime_error(cudaErrorInvalidConfiguration);
-	return cudaSuccess;
+	return runtime_result(d->cuLaunchKernel(NULL, grid.x, grid.y, grid.z, block.x, block.y, block.z, (unsigned)shared_bytes,
+	                                        stream, NULL, NULL));
 }
 
 SIM_EXPORT cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 gridDim, dim3 blockDim, void **args, size_t sharedMem,
                                           cudaStream_t stream)
 {
-	return launch(gridDim, blockDim);
+	return launch(gridDim, blockDim, sharedMem, stream);
 }
 
 SIM_EXPORT cudaError_t cudaLaunchKernel(const void *func, dim3 gridDim, dim3 blockDim, void **args, size_t sharedMem,
                                         cudaStream_t stream)
 {
-	return launch(gridDim, blockDim);
+	return launch(gridDim, blockDim, sharedMem, stream);
 }
 
 SIM_EXPORT cudaError_t cudaLaunchCooperativeKernel(const void *func, dim3 gridDim, dim3 blockDim, void **args, size_t sharedMem,
                                                    cudaStream_t stream)
 {
-	return launch(gridDim, blockDim);
+	return launch(gridDim, blockDim, sharedMem, stream);
 }
 
 SIM_EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *func, void **args)
 {
-	return launch(config->gridDim, config->blockDim);
+	return launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream);
 }
 
 SIM_EXPORT cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attr, const void *func)

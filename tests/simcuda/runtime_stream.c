@@ -1,9 +1,7 @@
 /*
- * Streams and events of the simulated runtime.  Streams are never captured: graphs are not simulated.
+ * Streams and events of the simulated runtime.
  */
 #include "runtime.h"
-
-static __thread enum cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 SIM_EXPORT cudaError_t cudaStreamCreateWithPriority(cudaStream_t *pStream, unsigned int flags, int priority)
 {
@@ -54,29 +52,6 @@ SIM_EXPORT cudaError_t cudaStreamAddCallback(cudaStream_t stream, cudaStreamCall
                                              unsigned int flags)
 {
 	callback(stream, cudaSuccess, userData);
-	return cudaSuccess;
-}
-
-SIM_EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *pCaptureStatus)
-{
-	*pCaptureStatus = cudaStreamCaptureStatusNone;
-	return cudaSuccess;
-}
-
-SIM_EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, enum cudaStreamCaptureStatus *captureStatus_out,
-                                                unsigned long long *id_out, cudaGraph_t *graph_out,
-                                                const cudaGraphNode_t **dependencies_out, const cudaGraphEdgeData **edgeData_out,
-                                                size_t *numDependencies_out)
-{
-	return cudaStreamIsCapturing(stream, captureStatus_out);
-}
-
-SIM_EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode)
-{
-	enum cudaStreamCaptureMode before = capture_mode;
-
-	capture_mode = *mode;
-	*mode = before;
 	return cudaSuccess;
 }
 

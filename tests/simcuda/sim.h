@@ -11,6 +11,7 @@
  *   SIMCUDA_LOG        file that gets one line per driver event (driver_log.c)
  *   SIMCUDA_STRICT     1: abort at the first call of something that is not simulated; else it fails as not supported
  *   SIMCUDA_FAIL_AT    the n-th allocation of device memory fails as out of memory, once
+ *   SIMCUDA_FAIL_HOST_AT  the n-th allocation of pinned memory fails as out of memory, once
  *   SIMCUDA_EVENT_LAG  an event says "not ready" n times after each record
  *   SIMCUDA_MUTATE     drop:n, double:n or size:n: the log lies about its n-th event of device memory
  */
