@@ -117,7 +117,9 @@ static uint32_t device_of(struct tagger *tagger, uint16_t id)
 		tagger->nr_ignored++;
 		return NONE;
 	}
-	tagger->devices[tagger->nr_devices] = (struct device){.d = {.device = id, .peak_stretch = tagger->last_stretch}};
+	/* Told even when there will be no block on it. */
+	tagger->devices[tagger->nr_devices] =
+	        (struct device){.d = {.device = id, .peak_stretch = tagger->last_stretch}, .changed = true};
 	tagger->devices[tagger->nr_devices].waters.prune_at = 4096;
 	if (record_is_cuda(id) && !record_is_cuda(tagger->devices[tagger->main].d.device))
 		tagger->main = tagger->nr_devices;

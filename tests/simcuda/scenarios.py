@@ -1,19 +1,23 @@
-"""What the simulated device is tried with: `python scenarios.py NAME` trains, and prints what PyTorch says happened as JSON.
+"""What the simulated device is tried with: `python scenarios.py NAME...` trains, and prints what PyTorch says happened as JSON.
 
-Nothing here depends on computed values: kernels do not run.  One scenario per process; `python scenarios.py --each FILE`
-makes one of each line of FILE, forked where importing is done and no device was touched: "folder name [SETTING=value]...".
-What it prints goes to `out` and `err` in its folder, its exit status to `status`.
+Nothing here depends on computed values: kernels do not run.  Scenarios of one process follow each other, each with an empty
+cache.  `python scenarios.py --each FILE` makes a process of each line of FILE, forked where importing is done and no device
+was touched: "folder name[,name]... [SETTING=value]...".  What it prints goes to `out` and `err` in its folder, its exit status
+to `status`.
 With SCENARIO_ENDS=at_once the process ends when that is printed, with all that is alive.
 """
 
 import ctypes
+import gc
 import json
 import os
 import pathlib
 import sys
+import tempfile
 import threading
 
 import torch
+import torch._dynamo  # by torch.optim, and before any fork
 import torch.utils.checkpoint
 
 SCENARIOS = {}
@@ -69,8 +73,9 @@ def free_and_retry():
     first = torch.empty(total // 4, dtype=torch.uint8, device="cuda")
     second = torch.empty(total // 4, dtype=torch.uint8, device="cuda")
     del first, second
+    before = torch.cuda.memory_stats()["num_alloc_retries"]
     kept = torch.empty(total // 2, dtype=torch.uint8, device="cuda")
-    assert torch.cuda.memory_stats()["num_alloc_retries"] == 1
+    assert torch.cuda.memory_stats()["num_alloc_retries"] == before + 1
     del kept
     torch.cuda.empty_cache()
     train(mlp(), rows, torch.sum)
@@ -188,33 +193,267 @@ def kept():
 
 
 @scenario
+def convnet():
+    """cuDNN's convolutions and batch norm."""
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, padding=1),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 32, 3, stride=2),
+        torch.nn.BatchNorm2d(32),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(32, 10),
+    ).cuda()
+    with torch.backends.cudnn.flags(enabled=True):
+        train(model, lambda device: torch.randn(8, 3, 32, 32, device=device), torch.sum)
+
+
+@scenario
+def convnet_channels_last():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 5), torch.nn.BatchNorm2d(64), torch.nn.Conv2d(64, 64, 5, groups=2))
+    model = model.cuda().to(memory_format=torch.channels_last)
+    with torch.autocast("cuda", torch.float16):
+        train(model, lambda device: torch.randn(4, 3, 64, 64, device=device), torch.sum)
+
+
+@scenario
+def attention():
+    projection = torch.nn.Linear(64, 3 * 64).cuda()
+    heads = projection(torch.randn(2, 16, 64, device="cuda")).view(2, 16, 3, 4, 16).permute(2, 0, 3, 1, 4)
+    torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True).sum().backward()
+
+
+@scenario
+def embedding():
+    table, norm = torch.nn.Embedding(1000, 64).cuda(), torch.nn.LayerNorm(64).cuda()
+    words = torch.zeros(4, 8, dtype=torch.long, device="cuda")
+    torch.nn.functional.cross_entropy(norm(table(words)).flatten(0, 1), words.flatten()).backward()
+
+
+@scenario
+def accumulation():
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(6):
+        model(rows("cuda:0")).sum().backward()
+        if step % 3 == 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@scenario
+def inference():
+    model = mlp(1024).eval()
+    with torch.inference_mode():
+        for _ in range(3):
+            model(rows("cuda:0"))
+
+
+@scenario
+def several_optimizers():
+    """Two models in turn, and every kind of optimizer that keeps something else."""
+    first, second = mlp(), torch.nn.Linear(16, 256).cuda()
+    kinds = (torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.NAdam)
+    for kind in kinds:
+        optimizers = [kind(first.parameters()), torch.optim.SGD(second.parameters(), 0.1, momentum=0.9)]
+        second(first(rows("cuda:0"))).sum().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@scenario
+def lbfgs():
+    model, data = mlp(64), rows("cuda:0")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(data).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+@scenario
+def empty_cache_loop():
+    model = mlp(2048)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for size in (1, 9, 3, 27):
+        model(torch.randn(size << 10, 256, device="cuda")).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.cuda.empty_cache()
+
+
+@scenario
+def mem_pool():
+    """Two pools of the program's own, one given up while the other lives."""
+    first, second = torch.cuda.MemPool(), torch.cuda.MemPool()
+    with torch.cuda.use_mem_pool(first):
+        kept = torch.empty(5 << 20, dtype=torch.uint8, device="cuda")
+    with torch.cuda.use_mem_pool(second):
+        model = mlp()
+    train(model, rows, torch.sum)
+    del kept, first
+    torch.cuda.empty_cache()
+    train(model, rows, torch.sum)
+
+
+@scenario
+def graphs():
+    """Capture and replay, with private pools, one of them shared by two graphs."""
+    model, data = mlp(), torch.zeros(32, 256, device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            model(data).sum().backward()
+    torch.cuda.current_stream().wait_stream(side)
+    first, second = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(first):
+        out = model(data)
+    with torch.cuda.graph(second, pool=first.pool()):
+        model.zero_grad(set_to_none=True)
+        model(data).sum().backward()
+    for _ in range(3):
+        first.replay()
+        second.replay()
+    del out, first, second
+    torch.cuda.empty_cache()
+    train(model, rows, torch.sum)
+
+
+@scenario
+def pinned_loader():
+    dataset = torch.utils.data.TensorDataset(torch.randn(96, 256))
+    loader = torch.utils.data.DataLoader(dataset, 32, num_workers=2, pin_memory=True)
+    model = mlp()
+    for (batch,) in loader:
+        model(batch.to("cuda:0", non_blocking=True)).sum().backward()
+
+
+@scenario
+def save_and_load():
+    model = mlp()
+    with tempfile.TemporaryFile() as file:
+        torch.save(model.state_dict(), file)
+        file.seek(0)
+        model.load_state_dict(torch.load(file, map_location="cuda:0"))
+    train(model, rows, torch.sum)
+
+
+@scenario
+def splitting():
+    """For PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:...,garbage_collection_threshold:...: segments go when others are wanted."""
+    torch.cuda.set_per_process_memory_fraction(0.25)
+    for size in (300, 500, 700, 200, 900, 400):
+        torch.empty(size << 20, dtype=torch.uint8, device="cuda")
+    train(mlp(), rows, torch.sum)
+
+
+@scenario
+def expandable_retry():
+    """More than fits is asked for twice: the first time what is cached makes room, the second time nothing does."""
+    total = torch.cuda.mem_get_info()[1]
+    first = torch.empty(total // 2, dtype=torch.uint8, device="cuda")
+    del first
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        kept = torch.empty(total // 2, dtype=torch.uint8, device="cuda")
+    try:
+        torch.empty(total // 2, dtype=torch.uint8, device="cuda")
+    except torch.OutOfMemoryError:
+        del kept
+    else:
+        raise AssertionError("there was no OutOfMemoryError")
+    train(mlp(), rows, torch.sum)
+
+
+@scenario
+def pluggable():
+    """The program's own allocator, which is SIM_ALLOCATOR."""
+    library = os.environ["SIM_ALLOCATOR"]
+    torch.cuda.memory.change_current_allocator(torch.cuda.memory.CUDAPluggableAllocator(library, "sim_allocate", "sim_free"))
+    train(mlp(), rows, torch.sum)
+
+
+@scenario
+def ddp():
+    """One of two ranks, which tell each other through files in SIM_STORE."""
+    rank = int(os.environ["RANK"])
+    store = torch.distributed.FileStore(os.environ["SIM_STORE"], 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    device = f"cuda:{rank}"
+    torch.cuda.set_device(device)
+    model = mlp(device=device)
+    for parameter in model.parameters():
+        torch.distributed.broadcast(parameter.detach(), 0)
+    # The simulated device zeroes what is at most 8 bytes when it is read: without a number of parameters, and with more than
+    # two numbers of buckets.
+    model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[rank], init_sync=False, bucket_cap_mb=0.001)
+    train(model, rows, torch.sum, device=device)
+    torch.distributed.destroy_process_group()
+
+
+@scenario
 def traps():
     """Asks for something that is not simulated."""
     torch.fft.fft(torch.zeros(64, device="cuda"))
 
 
-def main(name):
-    torch.cuda.init()
-    torch.cuda.memory._record_memory_history(max_entries=1000000, context=None)
-    SCENARIOS[name]()
-    torch.cuda.synchronize()
-    devices = range(torch.cuda.device_count())
-    snapshot = torch.cuda.memory._snapshot()
+def has_trace():
+    """Whether PyTorch's own allocator is used, with its cache: no other is traced, or reports its blocks."""
+    return torch.cuda.get_allocator_backend() == "native" and "PYTORCH_NO_CUDA_MEMORY_CACHING" not in os.environ
+
+
+def said_now(devices):
+    """What PyTorch says of each device, how much of its trace there is, and how many lines of the driver's log; its snapshot."""
+    snapshot = torch.cuda.memory._snapshot() if has_trace() else {"device_traces": [[] for _ in devices], "segments": []}
+    with open(os.environ["SIMCUDA_LOG"]) as log:
+        nr_lines = sum(1 for _ in log)
     free = [torch.cuda.mem_get_info(device) for device in devices]
+    counted = torch.cuda.get_allocator_backend() != "pluggable"
+    return snapshot, {
+        "nr_lines": nr_lines,
+        "nr_traced": [len(trace) for trace in snapshot["device_traces"]],
+        "allocated": [torch.cuda.memory_allocated(device) if counted else None for device in devices],
+        "peak": [torch.cuda.max_memory_allocated(device) if counted else None for device in devices],
+        "reserved": [torch.cuda.memory_reserved(device) if counted else None for device in devices],
+        "used": [total - left for left, total in free],
+        "stats": [torch.cuda.memory_stats(device) if has_trace() else {} for device in devices],
+    }
+
+
+def main(names):
+    if names != ["pluggable"]:
+        torch.cuda.init()
+    if has_trace() and names != ["pluggable"]:
+        torch.cuda.memory._record_memory_history(max_entries=1000000, context=None)
+    scenarios = {}
+    for name in names:
+        if scenarios:
+            gc.collect()
+            torch.cuda.empty_cache()
+            for device in devices:
+                torch.cuda.reset_peak_memory_stats(device)
+        SCENARIOS[name]()
+        devices = range(torch.cuda.device_count())
+        for device in devices:
+            torch.cuda.synchronize(device)
+        snapshot, scenarios[name] = said_now(devices)
+    traces = [[[entry["action"], entry.get("addr"), entry["size"]] for entry in trace] for trace in snapshot["device_traces"]]
     print(
         json.dumps(
             {
                 "name": torch.cuda.get_device_name(0),
-                "trace": [
-                    [[entry["action"], entry.get("addr"), entry["size"]] for entry in trace]
-                    for trace in snapshot["device_traces"]
-                ],
+                "backend": torch.cuda.get_allocator_backend(),
+                "trace": traces,
                 "segments": [segment | {"frames": []} for segment in snapshot["segments"]],
-                "stats": [torch.cuda.memory_stats(device) for device in devices],
-                "allocated": [torch.cuda.memory_allocated(device) for device in devices],
-                "peak": [torch.cuda.max_memory_allocated(device) for device in devices],
-                "reserved": [torch.cuda.memory_reserved(device) for device in devices],
-                "used": [total - left for left, total in free],
+                "scenarios": scenarios,
+                **scenarios[names[-1]],
             }
         ),
         flush=True,
@@ -225,14 +464,14 @@ def main(name):
 
 def main_each(lines):
     for line in lines:
-        folder, name, *settings = line.split()
+        folder, names, *settings = line.split()
         folder = pathlib.Path(folder)
         child = os.fork()
         if not child:
             for number, stream in ((1, "out"), (2, "err")):
                 os.dup2(os.open(folder / stream, os.O_WRONLY | os.O_CREAT), number)
             os.environ.update(setting.split("=", 1) for setting in settings)
-            main(name)
+            main(names.split(","))
             sys.exit()
         (folder / "status").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 
@@ -241,4 +480,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--each":
         main_each(pathlib.Path(sys.argv[2]).read_text().splitlines())
     else:
-        main(sys.argv[1])
+        main(sys.argv[1:])

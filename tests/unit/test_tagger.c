@@ -1528,6 +1528,7 @@ static void test_pairing_when_a_call_takes_memory_then_its_address_tells_which(v
 	assert_int_not_equal(p->rows.allocations[1].free_seq, 0);
 	assert_false(p->rows.allocations[1].free_lost);
 	assert_true(p->rows.allocations[2].free_seq > p->rows.allocations[1].free_seq);
+	assert_int_equal(p->rows.nr_devices, 2); /* also the one without a block */
 	for (size_t i = 0; i < p->rows.nr_devices; i++)
 		assert_int_equal(p->rows.devices[i].unknown_frees, 0);
 	play_free(p);
