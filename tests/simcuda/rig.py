@@ -71,7 +71,7 @@ class Happened:
         return fused([tuple(entry) for entry in self.trace[device] if entry[0] in ("segment_map", "segment_unmap")])
 
     def context(self, device):
-        return sum(event.size for event in self.log_until if event.what == "context" and event.device == device)
+        return context(self.log_until, device)
 
     def charged(self, device, callers=None):
         """Bytes of @device that @callers, None: all, have and did not give back; without contexts."""
@@ -98,6 +98,9 @@ class Simulated:
         trace = [trace[a:b] for trace, a, b in zip(self.said["trace"], starts, said["nr_traced"])]
         return Happened(name, said, trace, self.log[start : said["nr_lines"]], self.log[: said["nr_lines"]])
 
+    def context(self, device):
+        return context(self.log, device)
+
     def lives(self, level, device, until=None):
         """Births and deaths of memory that can be seen, as the driver logged them: (+size or -size, address)."""
         return [
@@ -105,6 +108,11 @@ class Simulated:
             for event in self.log[:until]
             if event.what in BORN | DIED and event.level == level and event.device == device and event.caller not in UNSEEN
         ]
+
+
+def context(log, device):
+    """Bytes of @device's context in @log."""
+    return sum(event.size for event in log if event.what == "context" and event.device == device)
 
 
 def fused(events):
