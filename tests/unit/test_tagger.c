@@ -1088,6 +1088,35 @@ static void test_category_when_static_then_kept_or_temporary(void **state)
 	expect_rules("+a +b -b +c =c F( -c ) B( ) +d", "a=static_data b=static_temporary c=named_parameter d=between_phases");
 }
 
+static void test_category_when_marked_then_phase_of_death_decides(void **state)
+{
+	expect_rules("+a P5( -a ) X", "a=static_temporary");
+	/* A node runs though no backward was seen to begin. */
+	expect_rules("F( ) n3 +a +b -b n- -a X", "a=backward_kept b=backward_freed");
+	expect_rules("P1( +a +b -b ) -a P2( +c +d -d ) -c P3( +e +f -f ) -e X",
+	             "a=forward_kept b=forward_freed c=backward_kept d=backward_freed e=optimizer_kept f=optimizer_freed");
+}
+
+static void test_category_when_freed_while_evaluating_before_training_then_temporary(void **state)
+{
+	expect_rules("+a I( -a ) X", "a=static_temporary");
+}
+
+static void test_category_when_no_block_then_unknown(void **state)
+{
+	struct play *p = play_new();
+
+	send(p, (struct record){.kind = RECORD_ALLOC,
+	                        .flags = LEVEL_SEGMENT << RECORD_LEVEL_SHIFT,
+	                        .device = CUDA_0,
+	                        .address = 0x200000,
+	                        .size = 64});
+	finish(p);
+	assert_int_equal(p->rows.allocations[1].rule, RULE_NONE);
+	assert_int_equal(p->rows.allocations[1].category, CATEGORY_UNKNOWN);
+	play_free(p);
+}
+
 static void test_category_when_forward_then_kept_or_freed(void **state)
 {
 	expect_rules("F( +a +b -b M( +c +d -d ) -c ) +e +f -f B( -a ) -e X",
@@ -1198,6 +1227,7 @@ static void test_category_when_alive_then_provisional_by_open_layer(void **state
 	assert_string_equal(said, "w=static_kept a=forward_kept~ b=forward_kept~ c=forward_freed~");
 	play_free(p);
 	expect_rules("F( +a ) B( +g", "a=forward_kept g=backward_freed~");
+	expect_rules("f +a", "a=forward_freed~");
 	expect_rules("F( +a ) B( ) S( +m", "a=forward_kept m=optimizer_freed~");
 }
 
@@ -2760,6 +2790,9 @@ int main(void)
 	        cmocka_unit_test(test_phase_when_forward_and_backward_are_inside_a_root_call_then_known),
 	        cmocka_unit_test(test_phase_when_ends_are_lost_then_recovers),
 	        cmocka_unit_test(test_category_when_static_then_kept_or_temporary),
+	        cmocka_unit_test(test_category_when_marked_then_phase_of_death_decides),
+	        cmocka_unit_test(test_category_when_freed_while_evaluating_before_training_then_temporary),
+	        cmocka_unit_test(test_category_when_no_block_then_unknown),
 	        cmocka_unit_test(test_category_when_forward_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_backward_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_made_just_before_backward_then_seed),
