@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RECORD_VERSION 4u
+#define RECORD_VERSION 5u
 
 /* What a record says.  The comment names the fields it uses besides seq, time_ns, kind and thread; others are 0. */
 enum record_kind {
