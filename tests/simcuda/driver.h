@@ -8,6 +8,7 @@
 #ifndef NNMEM_SIMCUDA_DRIVER_H
 #define NNMEM_SIMCUDA_DRIVER_H
 
+#include "observe.h"
 #include "sim.h"
 
 #include <cuda.h>
@@ -72,6 +73,12 @@ int device_current(void);
  * at @caller, a code address.  Holds driver_lock.
  */
 void log_event(const char *event, int device_id, uintptr_t address, size_t size_bytes, const void *caller);
+
+/* Tell the observer (driver_observe.c).  observe_memory() adds what the outermost call said of its stream and its pool. */
+void observe(const struct observed *observed);
+void observe_memory(const char *event, int device_id, uintptr_t address, size_t size_bytes);
+void observe_stream(CUstream stream);
+void observe_pool(struct observed_pool pool);
 
 /* Whether the allocation of device memory that is about to be made is the one that SIMCUDA_FAIL_AT names. */
 bool memory_fails_now(void);

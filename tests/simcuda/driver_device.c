@@ -199,6 +199,7 @@ SIM_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
 			sim_die("no memory for", "a context");
 		device->context->device_id = dev;
 		memory_add_context(device, dev, __builtin_return_address(0));
+		observe(&(const struct observed){.kind = OBSERVED_CONTEXT, .device_id = dev});
 	}
 	pthread_mutex_unlock(&driver_lock);
 	*pctx = device->context;

@@ -160,6 +160,16 @@ SIM_EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned
 
 	if (capture)
 		capture->nr_nodes++;
+	else
+		observe(&(const struct observed){
+		        .kind = OBSERVED_KERNEL,
+		        .what = (const char *)f, /* by its name the simulated runtime knows a function */
+		        .device_id = device_current(),
+		        .stream = hStream,
+		        .grid = {gridDimX, gridDimY, gridDimZ},
+		        .block = {blockDimX, blockDimY, blockDimZ},
+		        .shared_bytes = sharedMemBytes,
+		});
 	return CUDA_SUCCESS;
 }
 

@@ -54,6 +54,7 @@ void log_event(const char *event, int device_id, uintptr_t address, size_t size_
 	bool mutated;
 	int times = 1;
 
+	observe_memory(event, device_id, address, size_bytes);
 	if (!log_state.opened)
 		log_open();
 	if (log_state.fd < 0)

@@ -32,6 +32,23 @@ static CUmemoryPool current_pool(int device_id)
 	return current_pools[device_id] ? current_pools[device_id] : default_pool(device_id);
 }
 
+/* What an observer is told of @pool.  Holds driver_lock. */
+static struct observed_pool seen(CUmemoryPool pool)
+{
+	return (struct observed_pool){(uintptr_t)pool, pool->threshold_bytes, pool->reserved_bytes, pool->used_bytes};
+}
+
+static void observe_pool_event(const char *what, CUmemoryPool pool, size_t size_bytes)
+{
+	observe(&(const struct observed){
+	        .kind = OBSERVED_POOL,
+	        .what = what,
+	        .device_id = pool->device_id,
+	        .size_bytes = size_bytes,
+	        .pool = seen(pool),
+	});
+}
+
 /* Give back to the device what @pool keeps above @keep_bytes.  Holds driver_lock. */
 static void pool_trim(CUmemoryPool pool, uint64_t keep_bytes, const void *caller)
 {
@@ -55,6 +72,7 @@ static CUresult pool_place(CUmemoryPool pool, size_t size_bytes, const void *cal
 
 	if (granules_bytes < size_bytes || more_bytes > device->memory_bytes - device->used_bytes)
 		return CUDA_ERROR_OUT_OF_MEMORY;
+	observe_pool(seen(pool));
 	result = memory_place(&wanted, 0, caller, ret_address);
 	if (result != CUDA_SUCCESS)
 		return result;
@@ -74,6 +92,7 @@ void pool_remove(struct range *range, const void *caller)
 {
 	CUmemoryPool pool = range->pool;
 
+	observe_pool(seen(pool));
 	pool->used_bytes -= range->reserved_bytes;
 	memory_remove(range, caller);
 	pool_trim(pool, pool->threshold_bytes, caller);
@@ -90,6 +109,7 @@ static CUresult pool_take(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
 		sim_unimplemented("memory that a graph allocates");
 		return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 	}
+	observe_stream(stream);
 	pthread_mutex_lock(&driver_lock);
 	if (!memory_fails_now())
 		result = pool_place(pool, bytesize, caller, &address);
@@ -115,6 +135,7 @@ SIM_EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, 
 
 SIM_EXPORT CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream)
 {
+	observe_stream(hStream);
 	return memory_free(dptr, __builtin_return_address(0));
 }
 
@@ -152,6 +173,7 @@ SIM_EXPORT CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *po
 	if (!made)
 		return CUDA_ERROR_OUT_OF_MEMORY;
 	made->device_id = poolProps->location.id;
+	observe_pool_event("pool_create", made, 0);
 	*pool = made;
 	return CUDA_SUCCESS;
 }
@@ -164,6 +186,7 @@ SIM_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool)
 	if (!pool || pool == default_pool(pool->device_id))
 		return CUDA_ERROR_INVALID_VALUE;
 	pthread_mutex_lock(&driver_lock);
+	observe_pool_event("pool_destroy", pool, 0);
 	pool->threshold_bytes = 0;
 	pool_trim(pool, 0, __builtin_return_address(0));
 	if (current_pools[pool->device_id] == pool)
@@ -178,6 +201,7 @@ SIM_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool)
 SIM_EXPORT CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep)
 {
 	pthread_mutex_lock(&driver_lock);
+	observe_pool_event("pool_trim", pool, minBytesToKeep);
 	pool_trim(pool, minBytesToKeep, __builtin_return_address(0));
 	pthread_mutex_unlock(&driver_lock);
 	return CUDA_SUCCESS;

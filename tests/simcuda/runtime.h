@@ -56,6 +56,7 @@
 	F(cuMemFreeHost)                                                                                                         \
 	F(cuMemHostRegister_v2)                                                                                                  \
 	F(cuMemHostUnregister)                                                                                                   \
+	F(cuMemcpyAsync)                                                                                                         \
 	F(cuMemcpy)                                                                                                              \
 	F(cuMemsetD8Async)                                                                                                       \
 	F(cuPointerGetAttribute)                                                                                                 \
@@ -106,6 +107,10 @@ cudaError_t runtime_set_device(int device_id);
 
 /* The calling thread's device. */
 int runtime_device(void);
+
+/* The name of the kernel whose host function is @host, as it was registered. */
+void runtime_kernel_add(const void *host, const char *name);
+const char *runtime_kernel_name(const void *host);
 
 /* Remember @error for cudaGetLastError(), unless it is none, and pass it on. */
 cudaError_t runtime_result(CUresult result);

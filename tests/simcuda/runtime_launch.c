@@ -60,6 +60,7 @@ SIM_EXPORT void __cudaRegisterVar(void **fatCubinHandle, char *hostVar, char *de
 SIM_EXPORT void __cudaRegisterFunction(void **fatCubinHandle, const char *hostFun, char *deviceFun, const char *deviceName,
                                        int thread_limit, uint3 *tid, uint3 *bid, dim3 *bDim, dim3 *gDim, int *wSize)
 {
+	runtime_kernel_add(hostFun, deviceName);
 }
 
 SIM_EXPORT char __cudaInitModule(void **fatCubinHandle)
@@ -94,38 +95,39 @@ SIM_EXPORT cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *hostFun
 	return cudaSuccess;
 }
 
-/* As on a device, a launch fails that has no blocks, no threads, or too many of them. */
-static cudaError_t launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream)
+/* A function is known to the driver by its name.  As on a device, a launch fails that has no blocks, no threads, or too many of
+ * them. */
+static cudaError_t launch(const void *host, dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream)
 {
 	const struct runtime_driver *d = runtime_enter();
 
 	if (!grid.x || !grid.y || !grid.z || !block.x || !block.y || !block.z || (size_t)block.x * block.y * block.z > 1024)
 		return runtime_error(cudaErrorInvalidConfiguration);
-	return runtime_result(d->cuLaunchKernel(NULL, grid.x, grid.y, grid.z, block.x, block.y, block.z, (unsigned)shared_bytes,
-	                                        stream, NULL, NULL));
+	return runtime_result(d->cuLaunchKernel((CUfunction)runtime_kernel_name(host), grid.x, grid.y, grid.z, block.x, block.y,
+	                                        block.z, (unsigned)shared_bytes, stream, NULL, NULL));
 }
 
 SIM_EXPORT cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 gridDim, dim3 blockDim, void **args, size_t sharedMem,
                                           cudaStream_t stream)
 {
-	return launch(gridDim, blockDim, sharedMem, stream);
+	return launch(kernel, gridDim, blockDim, sharedMem, stream);
 }
 
 SIM_EXPORT cudaError_t cudaLaunchKernel(const void *func, dim3 gridDim, dim3 blockDim, void **args, size_t sharedMem,
                                         cudaStream_t stream)
 {
-	return launch(gridDim, blockDim, sharedMem, stream);
+	return launch(func, gridDim, blockDim, sharedMem, stream);
 }
 
 SIM_EXPORT cudaError_t cudaLaunchCooperativeKernel(const void *func, dim3 gridDim, dim3 blockDim, void **args, size_t sharedMem,
                                                    cudaStream_t stream)
 {
-	return launch(gridDim, blockDim, sharedMem, stream);
+	return launch(func, gridDim, blockDim, sharedMem, stream);
 }
 
 SIM_EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t *config, const void *func, void **args)
 {
-	return launch(config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream);
+	return launch(func, config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream);
 }
 
 SIM_EXPORT cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attr, const void *func)

@@ -269,13 +269,13 @@ SIM_EXPORT cudaError_t cudaMemcpy(void *dst, const void *src, size_t count, enum
 
 SIM_EXPORT cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t count, enum cudaMemcpyKind kind, cudaStream_t stream)
 {
-	return cudaMemcpy(dst, src, count, kind);
+	return runtime_result(runtime_enter()->cuMemcpyAsync((CUdeviceptr)dst, (CUdeviceptr)src, count, stream));
 }
 
 SIM_EXPORT cudaError_t cudaMemcpyPeerAsync(void *dst, int dstDevice, const void *src, int srcDevice, size_t count,
                                            cudaStream_t stream)
 {
-	return cudaMemcpy(dst, src, count, cudaMemcpyDeviceToDevice);
+	return cudaMemcpyAsync(dst, src, count, cudaMemcpyDeviceToDevice, stream);
 }
 
 SIM_EXPORT cudaError_t cudaMemcpy2DAsync(void *dst, size_t dpitch, const void *src, size_t spitch, size_t width, size_t height,
