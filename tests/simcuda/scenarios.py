@@ -15,7 +15,6 @@ import pathlib
 import sys
 import tempfile
 import threading
-import time
 
 import torch
 import torch._dynamo  # by torch.optim, and before any fork
@@ -433,7 +432,6 @@ def main(names):
         torch.cuda.init()
     if has_trace() and names != ["pluggable"]:
         torch.cuda.memory._record_memory_history(max_entries=1000000, context=None)
-    ends_at_once = os.environ.get("SCENARIO_ENDS") == "at_once"
     scenarios = {}
     for name in names:
         if scenarios:
@@ -442,10 +440,6 @@ def main(names):
             for device in devices:
                 torch.cuda.reset_peak_memory_stats(device)
         SCENARIOS[name]()
-        if ends_at_once:
-            # What the hook did not ask the driver yet, because it had asked just before, it asks now.
-            time.sleep(0.2)
-            torch.empty(1, device="cuda")
         devices = range(torch.cuda.device_count())
         for device in devices:
             torch.cuda.synchronize(device)
@@ -464,7 +458,7 @@ def main(names):
         ),
         flush=True,
     )
-    if ends_at_once:
+    if os.environ.get("SCENARIO_ENDS") == "at_once":
         os._exit(0)
 
 

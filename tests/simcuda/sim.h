@@ -14,6 +14,15 @@
  *   SIMCUDA_FAIL_HOST_AT  the n-th allocation of pinned memory fails as out of memory, once
  *   SIMCUDA_EVENT_LAG  an event says "not ready" n times after each record
  *   SIMCUDA_MUTATE     drop:n, double:n or size:n: the log lies about its n-th event of device memory
+ *
+ * Of the simulated CUPTI, which behaves as its documents say unless it is told otherwise (cupti_buffers.c):
+ *   SIMCUDA_CUPTI_VMM         1: records of cuMemCreate and cuMemRelease too; the address is the handle, as in the log
+ *   SIMCUDA_CUPTI_NO_DRIVER   1: the codes of a machine without a driver: registering succeeds, enabling is 999
+ *   SIMCUDA_CUPTI_SUBSCRIBED  1: somebody else is the subscriber already, as under Nsight
+ *   SIMCUDA_CUPTI_BUFFER      bytes of each buffer that are used, whatever the client gave
+ *   SIMCUDA_CUPTI_LATE        a buffer is completed by another thread, that many ms later; a flush does not wait for it
+ *   SIMCUDA_CUPTI_DROP        each n-th record is dropped, and counted
+ *   SIMCUDA_CUPTI_REVERSE     1: records are reversed in a buffer, and every other full buffer waits for the next one
  */
 #ifndef NNMEM_SIMCUDA_SIM_H
 #define NNMEM_SIMCUDA_SIM_H

@@ -58,11 +58,7 @@ void hook_scaler_update(void)
 {
 }
 
-void hook_input(uint64_t storage, uint64_t size_bytes, bool requires_grad)
-{
-}
-
-void hook_gradient(uint32_t number, uint64_t address)
+void hook_input(uint64_t storage, uint64_t size_bytes)
 {
 }
 
