@@ -2,8 +2,8 @@
 #
 # Compiled into the library and run once in the main interpreter, in a namespace of its own that nobody imports, as file
 # "<nnmem>" (python.c).  The namespace already holds own_code, what this file was compiled to, and the C functions enter,
-# leave, push, in_module, in_backward, current_root, current_module, enter_again, step_open, step_push, step_close, is_on, scaler_update,
-# remember, identify, define, input_storage, check_stacks, note and limit; python.c says what they do.
+# leave, push, in_module, in_backward, current_root, current_module, enter_again, step_open, step_push, step_close, is_on,
+# scaler_update, remember, identify, define, input_storage, gradient_at, check_stacks, note and limit; python.c says what they do.
 #
 # It is a guest in somebody else's program:
 # - It holds no reference to a module, parameter or optimizer: only numbers, names and weak references.
@@ -64,7 +64,8 @@ MAX_FIELD = 1000
 # How much of a call's arguments is looked through for tensors.
 MAX_INPUTS = 64
 MAX_DEPTH = 4
-# step() calls of an optimizer before which gradients are named and after which all states are looked at.
+# step() calls of an optimizer before which gradients are defined, later ones by number, and after which all states are
+# looked at.
 FIRST_STEPS = 3
 # Elements of a list in an optimizer's state that are named.
 MAX_STATE_LIST = 16
@@ -188,8 +189,8 @@ keys = {}  # the other way round
 roots = {}  # root name -> weak reference to the module that has it
 root_ids = {}  # module id -> id of its root
 knowledge = {}  # id of a root -> Known
-sent = {}  # (module id, kind, name) -> (address, bytes, path, id(tensor)): the tensors that were defined
-names = {}  # id(parameter) -> (address, module id, path); true only if the address is
+sent = {}  # module id -> {(kind, name): (address, bytes, path, id(tensor))}: the tensors that were defined
+names = {}  # id(parameter) -> (weak reference to its module, name, module id, path); true only if the module has it
 
 
 class Known:
@@ -257,6 +258,9 @@ def define_module(module, root, root_name, path):
     number = ids.get(key) or ids.setdefault(key, next_id())
     if keys.get(number) != key or root_ids.get(number) != (root or number):
         give_name(number, key, root)
+    if identify(module) != number:
+        # Another one had this id: its tensors may have been at the same addresses.
+        sent.pop(number, None)
     remember(module, number)
     return number
 
@@ -266,28 +270,48 @@ def rename_module(module, number, root, root_name, path):
     ids.pop(keys.get(number), None)
     key = (root_name, path, class_name(module))
     before, number = number, ids.setdefault(key, number)
+    if before != number:
+        sent.pop(number, None)
+        for (kind, _), (_, _, path_before, _) in sent.pop(before, {}).items():
+            take_back(kind, before, path_before, 0, "")
     give_name(number, key, root)
     root_ids[before] = root or number
     remember(module, number)
     return number
 
 
-def define_tensor(module, kind, key, path, tensor):
-    """Send a parameter or buffer, unless it is as it was sent."""
+def take_back(kind, module, path, optimizer, key):
+    """A name was sent of what goes by another now."""
+    define(DEF_TENSOR, module, 0, 0, kind, optimizer, text(path, "", "", key))
+
+
+def define_tensor(owner, module, kind, key, path, tensor):
+    """Send a parameter or buffer of module `owner`, whose id is `module`, unless it is as it was sent."""
     storage = storage_of(tensor)
     if storage is None:
         return
     now = (*storage, path, id(tensor))
-    before = sent.get((module, kind, key))
+    mine = sent.get(module) or sent.setdefault(module, {})
+    before = mine.get((kind, key))
     if before == now:
         return
-    if before is not None and names.get(before[3], (0, 0))[1] == module:
-        names.pop(before[3], None)
+    if before is not None and before[2] != path:
+        take_back(kind, module, before[2], 0, "")
     define(DEF_TENSOR, module, *storage, kind, 0, text(path, str(tensor.dtype)[6:], shape_of(tensor), ""))
-    # A tied weight is called by the name that comes first, as in named_parameters().
-    if names.get(id(tensor), (0,))[0] != storage[0]:
-        names[id(tensor)] = (storage[0], module, path)
-    sent[(module, kind, key)] = now
+    if kind == PARAMETER:
+        # A tied weight is called by the name that comes first, as in named_parameters().
+        named = name_entry(tensor)
+        if named is None or named[2] == module:
+            names[id(tensor)] = (weakref.ref(owner), key, module, path)
+    mine[(kind, key)] = now
+
+
+def name_entry(parameter):
+    """What `names` says of a parameter, if that is still true."""
+    entry = names.get(id(parameter))
+    owner = entry[0]() if entry is not None else None
+    held = owner._parameters if owner is not None else ()
+    return entry if owner is not None and entry[1] in held and held[entry[1]] is parameter else None
 
 
 def modules_below(module, path=""):
@@ -355,7 +379,7 @@ def walk_tensors(module, number, path, known, pointers):
             if not is_tensor(tensor) or (kind == PARAMETER and not is_parameter(tensor)):
                 plain = False
                 continue
-            define_tensor(number, kind, name, f"{path}.{name}" if path else name, tensor)
+            define_tensor(module, number, kind, name, f"{path}.{name}" if path else name, tensor)
             if type(tensor) is Tensor or type(tensor) is Parameter:
                 try:
                     ordinary.append(data_ptr(tensor))
@@ -439,7 +463,8 @@ def open_root(module, args, kwargs):
     look = graph_task_id() == -1 and tracing_state() is None
     if not number:
         number = define_module(plain, 0, name_root(plain), "")
-        walk_again(knowledge.setdefault(number, Known(keys[number][0])))
+        knowledge[number] = Known(keys[number][0])
+        walk_again(knowledge[number])
     elif look:
         refresh(root_ids[number], grad)
         number = identify(plain) or number
@@ -454,7 +479,7 @@ def open_root(module, args, kwargs):
         for tensor in found:
             storage = storage_of(tensor)
             if storage is not None:
-                input_storage(*storage)
+                input_storage(*storage, tensor.requires_grad)
 
 
 def open_nested(module):
@@ -632,10 +657,12 @@ def wrap_checkpoints():
 class Steps:
     """What is known of one optimizer; by its id."""
 
-    __slots__ = ("calls", "nr_states", "states")
+    __slots__ = ("calls", "nr_states", "states", "sent", "numbers")
 
     def __init__(self):
         self.calls = 0
+        self.sent = {}  # (group, index, key) -> (address, bytes, module id, path): states; (group, index) -> (module id, path)
+        self.numbers = {}  # id(parameter) -> number of its gradient; 0: it had none yet, -1: its memory is not looked at
         self.nr_states = -1
         self.states = 0  # id() of its dictionary of states: load_state_dict() makes another
 
@@ -664,17 +691,12 @@ def define_optimizer(optimizer):
 next_optimizer_id = itertools.count(1).__next__
 
 
-def name_of(parameter, group, index):
-    """(module id, path) of a parameter; where no module is known to have it, 0 and its place in the optimizer."""
-    address, module, path = names.get(id(parameter), (0, 0, ""))
-    if address and address == data_ptr_of(parameter):
-        return module, path
-    return 0, f"param_groups[{group}][{index}]"
-
-
-def data_ptr_of(tensor):
-    storage = storage_of(tensor)
-    return storage[0] if storage is not None else 0
+def name_of(parameter, group, index, before=None):
+    """(module id, path) of a parameter; if no module has it, what it was called before, else 0 and its place in the optimizer."""
+    entry = name_entry(parameter)
+    if entry is not None:
+        return entry[2:]
+    return before or (0, f"param_groups[{group}][{index}]")
 
 
 def parameters_of(optimizer):
@@ -684,40 +706,85 @@ def parameters_of(optimizer):
                 yield group, index, parameter
 
 
-def define_gradients(optimizer):
+next_gradient_number = itertools.count(1).__next__
+gradient_numbers = {}  # (optimizer id, group, index) -> number
+
+
+def finish_walks():
+    """Walk once more what was not ready before its first call: lazy modules' parameters have names now."""
+    for known in list(knowledge.values()):
+        if known.again and known.calls < 16:
+            walk_again(known)
+
+
+def define_gradients(number, optimizer, known):
+    finish_walks()
+    numbers = {}
     for group, index, parameter in parameters_of(optimizer):
-        gradient = parameter.grad if parameter.is_leaf else None
+        if not parameter.is_leaf:
+            numbers[id(parameter)] = -1
+            continue
+        gradient = parameter.grad
         storage = storage_of(gradient) if gradient is not None else None
-        if storage is not None:
-            module, path = name_of(parameter, group, index)
-            define(DEF_TENSOR, module, *storage, GRADIENT, 0, text(path, str(gradient.dtype)[6:], shape_of(gradient), ""))
+        if storage is None:
+            numbers[id(parameter)] = 0 if gradient is None else -1
+            continue
+        place = (number, group, index)
+        gradient_number = gradient_numbers.get(place) or gradient_numbers.setdefault(place, next_gradient_number())
+        before = known.sent.get((group, index))
+        now = name_of(parameter, group, index, before)
+        if before is not None and before != now:
+            take_back(GRADIENT, before[0], before[1], 0, "")
+        define(DEF_TENSOR, now[0], *storage, GRADIENT, gradient_number,
+               text(now[1], str(gradient.dtype)[6:], shape_of(gradient), ""))
+        known.sent[(group, index)] = now
+        numbers[id(parameter)] = gradient_number
+    known.numbers = numbers
 
 
-def define_states(number, optimizer):
+def tell_gradients(optimizer, numbers):
+    """Say where the gradients are; False: there is one that has no number."""
+    for options in optimizer.param_groups:
+        for parameter in options["params"]:
+            number = numbers.get(id(parameter))
+            if number is None:
+                return False
+            if number >= 0 and (gradient := parameter.grad) is not None:
+                if not number or gradient.layout is not strided:
+                    return False
+                gradient_at(number, data_ptr(gradient))
+    return True
+
+
+def define_states(number, optimizer, known):
+    finish_walks()
     states = optimizer.state
     for group, index, parameter in parameters_of(optimizer):
         state = states.get(parameter)  # never [parameter]: that would make one
         if not isinstance(state, dict):
             continue
-        module, path = name_of(parameter, group, index)
+        module, path = known.sent[(group, index)] = name_of(parameter, group, index, known.sent.get((group, index)))
         for key, value in list(state.items()):
             if is_tensor(value):
-                define_state(number, module, path, str(key), value)
+                define_state(number, known.sent, (group, index, str(key)), module, path, value)
             elif type(value) in (list, tuple):
                 for place, item in enumerate(value[:MAX_STATE_LIST]):
                     if is_tensor(item):
-                        define_state(number, module, path, f"{key}[{place}]", item)
+                        define_state(number, known.sent, (group, index, f"{key}[{place}]"), module, path, item)
 
 
-def define_state(number, module, path, key, tensor):
+def define_state(number, mine, place, module, path, tensor):
     storage = storage_of(tensor)
     if storage is None:
         return
-    now = (*storage, path)
-    if sent.get((number, path, key)) == now:
+    now = (*storage, module, path)
+    before = mine.get(place, now)
+    if before == now and place in mine:
         return
-    define(DEF_TENSOR, module, *storage, STATE, number, text(path, str(tensor.dtype)[6:], shape_of(tensor), key))
-    sent[(number, path, key)] = now
+    if before[2:] != now[2:]:
+        take_back(STATE, *before[2:], number, place[2])
+    define(DEF_TENSOR, module, *storage, STATE, number, text(path, str(tensor.dtype)[6:], shape_of(tensor), place[2]))
+    mine[place] = now
 
 
 def step_begins(optimizer):
@@ -729,8 +796,8 @@ def step_begins(optimizer):
             number = identify(optimizer) or define_optimizer(optimizer)
             known = steppers[number]
             known.calls += 1
-            if known.calls <= FIRST_STEPS:
-                define_gradients(optimizer)
+            if known.calls <= FIRST_STEPS or is_rare(known.calls) or not tell_gradients(optimizer, known.numbers):
+                define_gradients(number, optimizer, known)
             step_push(number)
     except Exception as error:
         problem(1, error)
@@ -747,7 +814,7 @@ def step_ends(optimizer):
         if known.calls <= FIRST_STEPS or nr_states != known.nr_states or id(states) != known.states:
             known.nr_states, known.states = nr_states, id(states)
             with DisableTorchFunction():
-                define_states(number, optimizer)
+                define_states(number, optimizer, known)
     except Exception as error:
         problem(2, error)
 

@@ -703,15 +703,29 @@ void hook_scaler_update(void)
 	tell(&this_thread, RECORD_SCALER_UPDATE, 0, 0, 0);
 }
 
-void hook_input(uint64_t storage, uint64_t size_bytes)
+static void tell_where(struct record *record)
 {
 	struct thread_state *thread = &this_thread;
-	struct record record = {.kind = RECORD_INPUT, .address = storage, .size = size_bytes};
 
 	if (!hook_enter(thread))
 		return;
-	write_record(thread, &record);
+	write_record(thread, record);
 	hook_leave(thread);
+}
+
+void hook_input(uint64_t storage, uint64_t size_bytes, bool requires_grad)
+{
+	struct record record = {
+	        .kind = RECORD_INPUT, .flags = requires_grad ? RECORD_F_GRAD : 0, .address = storage, .size = size_bytes};
+
+	tell_where(&record);
+}
+
+void hook_gradient(uint32_t number, uint64_t address)
+{
+	struct record record = {.kind = RECORD_GRADIENT, .address = address, .a = number};
+
+	tell_where(&record);
 }
 
 /* ---- words */

@@ -82,7 +82,8 @@ uint32_t hook_current_module(void); /* what a report of this thread would belong
 void hook_optimizer_begin(uint32_t optimizer);
 void hook_optimizer_end(void);
 void hook_scaler_update(void);
-void hook_input(uint64_t storage, uint64_t size_bytes);
+void hook_input(uint64_t storage, uint64_t size_bytes, bool requires_grad);
+void hook_gradient(uint32_t number, uint64_t address); /* RECORD_GRADIENT */
 
 /* A definition or fact (RECORD_DEF_*, RECORD_INFO): @text as record.h says, fields joined by NULs. */
 void hook_define(const struct record *record, const char *text, uint32_t text_bytes);

@@ -451,14 +451,25 @@ static PyObject *adapter_define(PyObject *self, PyObject *arguments)
 	return none();
 }
 
-/* input_storage(address, size_bytes): a storage was given to the root module call that is open. */
+/* input_storage(address, size_bytes, requires_grad): a tensor in it was given to the root module call that is open. */
 static PyObject *adapter_input(PyObject *self, PyObject *arguments)
 {
-	uint64_t address = number_at(arguments, 0), size = number_at(arguments, 1);
+	uint64_t address = number_at(arguments, 0), size = number_at(arguments, 1), requires_grad = number_at(arguments, 2);
 
 	if (py.PyErr_Occurred())
 		return NULL;
-	hook_input(address, size);
+	hook_input(address, size, requires_grad);
+	return none();
+}
+
+/* gradient_at(number, address): where a gradient that was defined with a number is now. */
+static PyObject *adapter_gradient(PyObject *self, PyObject *arguments)
+{
+	uint64_t number = number_at(arguments, 0), address = number_at(arguments, 1);
+
+	if (py.PyErr_Occurred())
+		return NULL;
+	hook_gradient((uint32_t)number, address);
 	return none();
 }
 
@@ -591,6 +602,7 @@ static struct PyMethodDef adapter_functions[] = {
         {"identify", adapter_identify, METH_O, NULL},
         {"define", adapter_define, METH_VARARGS, NULL},
         {"input_storage", adapter_input, METH_VARARGS, NULL},
+        {"gradient_at", adapter_gradient, METH_VARARGS, NULL},
         {"check_stacks", adapter_check_stacks, METH_VARARGS, NULL},
         {"note", adapter_note, METH_VARARGS, NULL},
         {"limit", adapter_limit, METH_O, NULL},

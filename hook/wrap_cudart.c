@@ -143,7 +143,7 @@ bool cudart_resolve(void)
 static struct {
 	uint64_t next_ns;    /* CLOCK_MONOTONIC, before which it is not asked again; 0: never asked; UINT64_MAX: it refused */
 	uint64_t high_bytes; /* the highest total that PyTorch reported */
-	uint32_t owed;       /* the highest total came when it was too early to ask */
+	uint32_t owed;       /* the highest total, or a segment, came when it was too early to ask */
 } driver[256];
 
 static uint32_t runtime_in_use; /* enum runtime + 1 of the last call, 0: none yet */
@@ -186,13 +186,20 @@ static void ask(uint16_t device, bool first)
 	errno = saved_errno;
 }
 
-/* Returns whether it was asked. */
-static bool ask_if_cheap(uint16_t device)
+/* Ask now, or, when it is too early, at the next report. */
+static void ask_if_cheap(uint16_t device)
 {
-	if (device >> 8 == 0xff || now_ns() < atomic64_load_relaxed(&driver[device >> 8].next_ns))
-		return false;
-	ask(device, false);
-	return true;
+	unsigned ordinal = device >> 8;
+	uint64_t next_ns;
+	bool cheap;
+
+	if (ordinal == 0xff)
+		return;
+	next_ns = atomic64_load_relaxed(&driver[ordinal].next_ns);
+	cheap = now_ns() >= next_ns;
+	atomic32_store_relaxed(&driver[ordinal].owed, !cheap && next_ns != UINT64_MAX);
+	if (cheap)
+		ask(device, false);
 }
 
 void cudart_reported(uint16_t device, uint64_t total_allocated)
@@ -207,7 +214,7 @@ void cudart_reported(uint16_t device, uint64_t total_allocated)
 	} else {
 		atomic64_store_relaxed(&driver[ordinal].high_bytes, total_allocated);
 	}
-	atomic32_store_relaxed(&driver[ordinal].owed, !ask_if_cheap(device));
+	ask_if_cheap(device);
 }
 
 void cudart_refused(uint16_t device)

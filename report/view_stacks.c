@@ -2,10 +2,13 @@
  * stacks: where memory comes from, by the stack that allocated it: a tree from the outermost frame or from the innermost line,
  * a line a stack for flame graphs, or a profile for speedscope.
  *
- * The tree is for people and leaves out frames that are not the user's own code; the other forms have every frame.
+ * The tree is for people and leaves out frames of Python that are not the user's own code, and compiled code that only passes
+ * calls on; the other forms have every frame.
  * Memory follows the distinct stacks.
  */
 #include "report/live.h"
+#include "report/symbol_name.h"
+#include "report/symbols.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -26,6 +29,8 @@ struct node {
 	uint32_t frame, parent, first_child, next_sibling; /* indices, 0 none */
 	char *words;
 	uint64_t bytes, nr_blocks;
+	unsigned depth; /* how far it is indented */
+	bool is_native;
 };
 
 struct stacks {
@@ -39,17 +44,47 @@ struct stacks {
 	struct rows *rows;
 	uint64_t limit, listed;
 	json_t *weights;
+	struct symbols *symbols;
 };
 
 /* ---- words for a frame */
 
-/* "Net.forward (/dir/train.py:31)", "aten::relu"; never with what ends a frame or a line of folded stacks. */
-static void spell_frame(const struct store_frame *frame, bool whole_path, char ret[FRAME_TEXT])
+static const char *without_folder(const char *file)
 {
-	const char *slash = whole_path ? NULL : strrchr(frame->file, '/');
-	const char *file = slash ? slash + 1 : frame->file;
+	const char *slash = strrchr(file, '/');
 
-	if (frame->kind == FRAME_OPERATION || !*file)
+	return slash ? slash + 1 : file;
+}
+
+/* "at::native::empty_cpu (libtorch_cpu.so)", with debug information "main (main.c:12)", else "libx.so+0x12ab". */
+static void spell_native_frame(struct stacks *stacks, const struct store_frame *frame, bool whole_path, char ret[FRAME_TEXT])
+{
+	const struct symbol *symbol;
+	const char *file;
+
+	if (frame->file[0] == '<') { /* why the stack ends here */
+		snprintf(ret, FRAME_TEXT, "%.600s", frame->file);
+		return;
+	}
+	symbol = symbols_find(stacks->symbols, frame->file, frame->build_id, frame->offset);
+	file = symbol->file ? symbol->file : "";
+	if (!symbol->function)
+		snprintf(ret, FRAME_TEXT, "%.600s+0x%" PRIx64, without_folder(frame->file), frame->offset);
+	else if (symbol->line)
+		snprintf(ret, FRAME_TEXT, "%.200s (%.400s:%" PRIu64 ")", symbol->function,
+		         whole_path ? file : without_folder(file), symbol->line);
+	else
+		snprintf(ret, FRAME_TEXT, "%.200s (%.400s)", symbol->function, without_folder(frame->file));
+}
+
+/* "Net.forward (/dir/train.py:31)", "aten::relu"; never with what ends a frame or a line of folded stacks. */
+static void spell_frame(struct stacks *stacks, const struct store_frame *frame, bool whole_path, char ret[FRAME_TEXT])
+{
+	const char *file = whole_path ? frame->file : without_folder(frame->file);
+
+	if (frame->kind == FRAME_NATIVE)
+		spell_native_frame(stacks, frame, whole_path, ret);
+	else if (frame->kind == FRAME_OPERATION || !*file)
 		snprintf(ret, FRAME_TEXT, "%.600s", *frame->function ? frame->function : "?");
 	else if (frame->line)
 		snprintf(ret, FRAME_TEXT, "%.200s (%.400s:%" PRIu64 ")", frame->function, file, frame->line);
@@ -61,7 +96,7 @@ static void spell_frame(const struct store_frame *frame, bool whole_path, char r
 }
 
 /* Returns NULL without memory; the caller's. */
-static char *fold(const struct store_stack *stack)
+static char *fold(struct stacks *stacks, const struct store_stack *stack)
 {
 	char words[FRAME_TEXT], valid[3 * FRAME_TEXT], *text = NULL;
 	size_t size = 0;
@@ -72,7 +107,7 @@ static char *fold(const struct store_stack *stack)
 	if (!stack->nr_frames)
 		fputs("[stack not known]", out);
 	for (unsigned i = 0; i < stack->nr_frames; i++) {
-		spell_frame(&stack->frames[i], true, words);
+		spell_frame(stacks, &stack->frames[i], true, words);
 		/* A name that was cut may end within a character. */
 		fprintf(out, "%s%s", i ? ";" : "", text_make_valid(words, valid, sizeof(valid)));
 	}
@@ -86,7 +121,7 @@ static char *fold(const struct store_stack *stack)
 static int print_folded(const struct store_stack *stack, void *arg)
 {
 	struct stacks *stacks = arg;
-	char *text = fold(stack);
+	char *text = fold(stacks, stack);
 
 	if (!text)
 		return -ENOMEM;
@@ -131,6 +166,19 @@ static uint32_t child_of(struct stacks *stacks, uint32_t parent, uint32_t frame,
 	return at;
 }
 
+/* Operations are nobody's code, and say most; of compiled code is shown what does something. */
+static bool is_shown(struct stacks *stacks, const struct store_frame *frame)
+{
+	const struct symbol *symbol;
+
+	if (frame->kind != FRAME_NATIVE)
+		return !frame->internal || frame->kind == FRAME_OPERATION;
+	if (frame->file[0] == '<')
+		return true;
+	symbol = symbols_find(stacks->symbols, frame->file, frame->build_id, frame->offset);
+	return !symbol->function || !symbol_name_is_glue(symbol->function);
+}
+
 static int add_to_tree(const struct store_stack *stack, void *arg)
 {
 	struct stacks *stacks = arg;
@@ -145,16 +193,16 @@ static int add_to_tree(const struct store_stack *stack, void *arg)
 	for (unsigned i = 0; i < stack->nr_frames && depth < DEPTH_SHOWN; i++) {
 		const struct store_frame *frame = &stack->frames[bottom_up ? stack->nr_frames - 1 - i : i];
 
-		/* Operations are nobody's code, and say most. */
-		if (frame->internal && frame->kind != FRAME_OPERATION)
+		if (!is_shown(stacks, frame))
 			continue;
-		spell_frame(frame, false, words);
+		spell_frame(stacks, frame, false, words);
 		uint32_t child = child_of(stacks, at, frame->id, words, &error);
 
 		if (!child)
 			break;
 		at = child;
 		depth++;
+		stacks->nodes[at].is_native = frame->kind == FRAME_NATIVE;
 		stacks->nodes[at].bytes += stack->bytes;
 		stacks->nodes[at].nr_blocks += stack->nr_blocks;
 	}
@@ -207,7 +255,7 @@ static int link_nodes(struct stacks *stacks)
 	return 0;
 }
 
-static int add_node(struct rows *rows, const struct stacks *stacks, uint32_t at, unsigned depth)
+static int add_node(struct rows *rows, const struct stacks *stacks, uint32_t at)
 {
 	const struct node *node = &stacks->nodes[at];
 
@@ -215,8 +263,23 @@ static int add_node(struct rows *rows, const struct stacks *stacks, uint32_t at,
 	row_count(rows, "bytes", node->bytes);
 	row_share(rows, "share", node->bytes, stacks->nodes[0].bytes);
 	row_count(rows, "blocks", node->nr_blocks);
-	row_textf(rows, "where", "%*s%s", (int)(2 * depth), "", node->words);
+	row_textf(rows, "where", "%*s%s", (int)(2 * node->depth), "", node->words);
 	return row_end(rows);
+}
+
+/* Below its parent, which is.  Calls of compiled code go deep: one that is all of what called it stays where that is. */
+static void indent(struct stacks *stacks, uint32_t at)
+{
+	struct node *node = &stacks->nodes[at];
+	const struct node *parent = &stacks->nodes[node->parent];
+
+	if (!node->parent)
+		node->depth = 0;
+	else if (node->is_native && parent->is_native && parent->first_child == at && !node->next_sibling &&
+	         node->bytes == parent->bytes)
+		node->depth = parent->depth;
+	else
+		node->depth = parent->depth + 1;
 }
 
 static int print_tree(struct stacks *stacks)
@@ -225,21 +288,18 @@ static int print_tree(struct stacks *stacks)
 	uint64_t limit = report->arguments->limit == LIMIT_DEFAULT ? LIMIT_TEXT : report->arguments->limit, listed = 0;
 	struct rows *rows = rows_new(report, &tree_kind);
 	uint32_t at = stacks->nodes[0].first_child;
-	unsigned depth = 0;
 	int error = 0;
 
 	while (at && !error && (limit == LIMIT_ALL || listed < limit)) {
-		error = add_node(rows, stacks, at, depth);
+		indent(stacks, at);
+		error = add_node(rows, stacks, at);
 		listed++;
 		if (stacks->nodes[at].first_child) {
 			at = stacks->nodes[at].first_child;
-			depth++;
 			continue;
 		}
-		while (at && !stacks->nodes[at].next_sibling) {
+		while (at && !stacks->nodes[at].next_sibling)
 			at = stacks->nodes[at].parent;
-			depth -= depth > 0;
-		}
 		at = stacks->nodes[at].next_sibling;
 	}
 	error = rows_close(rows, error);
@@ -292,7 +352,7 @@ static int print_sample(const struct store_stack *stack, void *arg)
 
 	fputs(stacks->listed++ ? ",\n[" : "\n[", out);
 	for (unsigned i = 0; i < stack->nr_frames; i++) {
-		spell_frame(&stack->frames[i], true, words);
+		spell_frame(stacks, &stack->frames[i], true, words);
 		uint32_t at = child_of(stacks, 0, stack->frames[i].id, words, &error);
 
 		if (at)
@@ -353,7 +413,7 @@ static int stack_row(const struct store_stack *stack, void *arg)
 	if (stacks->limit != LIMIT_ALL && stacks->listed == stacks->limit)
 		return 1;
 	stacks->listed++;
-	text = stack->nr_frames ? fold(stack) : NULL;
+	text = stack->nr_frames ? fold(stacks, stack) : NULL;
 	if (stack->nr_frames && !text)
 		return -ENOMEM;
 	row_begin(stacks->rows);
@@ -403,11 +463,14 @@ static int show_stacks(struct report *report)
 	stacks.nodes = calloc(stacks.room, sizeof(*stacks.nodes));
 	stacks.slots = calloc(NR_SLOTS, sizeof(*stacks.slots));
 	stacks.weights = json_array();
-	error = stacks.nodes && stacks.slots && stacks.weights ? show_as(&stacks, device.peak_seq) : -ENOMEM;
+	error = symbols_new(SYMBOLS_DEBUG, &stacks.symbols);
+	if (!error)
+		error = stacks.nodes && stacks.slots && stacks.weights ? show_as(&stacks, device.peak_seq) : -ENOMEM;
 	for (uint32_t i = 0; stacks.nodes && i < stacks.nr_nodes; i++)
 		free(stacks.nodes[i].words);
 	free(stacks.nodes);
 	free(stacks.slots);
+	symbols_free(stacks.symbols);
 	json_decref(stacks.weights);
 	return error;
 }

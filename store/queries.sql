@@ -194,7 +194,7 @@ GROUP BY a.stack
 ORDER BY 3 DESC, 1;
 
 -- query: stack
-SELECT k.parent, f.id, f.kind, f.file, f.function, f.line, f.internal
+SELECT k.parent, f.id, f.kind, f.file, f.function, f.line, f.internal, f.build_id, coalesce(f.offset, 0)
 FROM stack k JOIN frame f ON f.id = k.frame
 WHERE k.id = :id;
 

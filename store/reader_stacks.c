@@ -19,6 +19,7 @@ static void clear_stack(struct stack *stack)
 	for (unsigned i = STORE_FRAMES_MAX - stack->nr_frames; i < STORE_FRAMES_MAX; i++) {
 		free(stack->frames[i].file);
 		free(stack->frames[i].function);
+		free(stack->frames[i].build_id);
 	}
 	stack->nr_frames = 0;
 }
@@ -36,17 +37,21 @@ static int read_frames(struct store *store, struct query *query, uint32_t id, st
 		        .kind = query_code(query, 2, NR_FRAME_KINDS),
 		        .line = query_u64(query, 5),
 		        .internal = query_u64(query, 6) != 0,
+		        .offset = query_u64(query, 8),
 		};
 		const char *file = query_text_required(query, 3), *function = query_text_required(query, 4);
+		const char *build_id = query_text(query, 7);
 
 		id = (uint32_t)query_u64_max(query, 0, UINT32_MAX);
 		if (!query_ok(query))
 			break;
 		frame.file = strdup(file);
 		frame.function = strdup(function);
-		if (!frame.file || !frame.function) {
+		frame.build_id = build_id ? strdup(build_id) : NULL;
+		if (!frame.file || !frame.function || (build_id && !frame.build_id)) {
 			free(frame.file);
 			free(frame.function);
+			free(frame.build_id);
 			return query->error = store_fail(store, -ENOMEM, "takes more memory to read than there is");
 		}
 		stack->frames[STORE_FRAMES_MAX - ++stack->nr_frames] = frame;

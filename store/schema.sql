@@ -348,7 +348,7 @@ LEFT JOIN layer_peak lp ON lp.device = d.id AND lp.module = o.id;
 
 CREATE VIEW v_external AS
 SELECT t.address AS storage, max(t.size_bytes) AS size_bytes, m.fqn AS layer, t.name AS parameter
-FROM tensor t LEFT JOIN module m ON m.id = t.module WHERE t.allocation IS NULL GROUP BY t.address;
+FROM tensor t LEFT JOIN module m ON m.id = t.module WHERE t.allocation IS NULL AND t.size_bytes > 0 GROUP BY t.address;
 
 CREATE VIEW v_oom AS
 SELECT o.seq, o.ns, s.step, o.thread, d.name AS device, p.name AS phase, m.root_name AS root, m.fqn AS layer, f.function AS operation,

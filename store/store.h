@@ -235,6 +235,9 @@ struct store_frame {
 	char *file, *function;
 	uint64_t line; /* 0 not known */
 	bool internal; /* not the user's own code */
+	/* Compiled code only: file is the object's, or why the stack is cut ("<...>"). */
+	char *build_id;  /* hexadecimal digits; NULL not known */
+	uint64_t offset; /* address in the object as it was linked */
 };
 
 /* What was allocated by one stack. */

@@ -765,6 +765,9 @@ static void feed_known(struct tagger *tagger, struct thread *thread, const struc
 	case RECORD_INPUT:
 		name_input(tagger, record);
 		break;
+	case RECORD_GRADIENT:
+		name_gradient(tagger, record);
+		break;
 	case RECORD_FORWARD:
 		scope_forward(tagger, thread, record);
 		break;

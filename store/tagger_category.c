@@ -6,8 +6,7 @@
  * category: what it would be if it were never freed, but in an episode that is still open what it is so far (in forward:
  * its layer's call has returned: activation, else temporary).
  *
- * - What was given to a root module's call is input only if it was born outside all phases: the output of one network that
- *   is given to another (GAN) is an activation.
+ * - What was given to a root module's call is not always named input: name_input().
  * - The gradient of the loss that `.backward()` makes before the engine starts is an activation gradient, though it is born
  *   in forward and dies after backward.
  * - What autograd.grad() leaves is gradient too.
@@ -84,7 +83,7 @@ static struct verdict verdict_of(const struct tagger *tagger, const struct live 
 		return (struct verdict){CATEGORY_UNKNOWN, RULE_NONE};
 	if (a->tensor)
 		return named[tagger->tensors[a->tensor - 1].kind];
-	if (a->named_input && is_outside(a->phase))
+	if (a->named_input)
 		return (struct verdict){CATEGORY_INPUT, RULE_NAMED_INPUT};
 	if (a->seed)
 		return (struct verdict){CATEGORY_BACKWARD_TEMPORARY, RULE_BACKWARD_SEED};

@@ -326,6 +326,7 @@ struct tensor {
 	uint64_t allocation; /* the last life that held it; 0: none ever did */
 	uint32_t live;       /* + 1: index of that life if it names it; checked against @allocation before use */
 	uint32_t module, optimizer;
+	uint32_t number; /* of a gradient: what RECORD_GRADIENT calls it, 0: nothing */
 	uint8_t kind;
 };
 
@@ -348,6 +349,7 @@ struct optimizer {
 void name_module(struct tagger *tagger, const struct record *record, const char *const fields[]);
 void name_tensor(struct tagger *tagger, const struct record *record, const char *const fields[]);
 void name_input(struct tagger *tagger, const struct record *record);
+void name_gradient(struct tagger *tagger, const struct record *record);
 void name_block_born(struct tagger *tagger, uint32_t index);
 void name_release(struct tagger *tagger);
 const struct module *name_module_by_id(const struct tagger *tagger, uint32_t id);
@@ -460,7 +462,7 @@ struct tagger {
 	struct map module_map, path_map; /* by id; by root and path */
 	struct tensor *tensors;          /* id = index + 1 */
 	uint32_t nr_tensors, tensors_size;
-	struct map tensor_map;
+	struct map tensor_map, gradient_map; /* by key; gradients by number */
 	struct waiting waiting[MAX_WAITING];
 	uint32_t nr_waiting;
 	struct optimizer *optimizers;

@@ -3,8 +3,10 @@
  *
  * Texts are handed to the sink and not kept; what has to be recognised again (a module's path, a tensor's identity) is kept
  * as a 64-bit hash.  A tensor is known by kind, module, optimizer, name and state key: defined again elsewhere it has moved.
- * The block that it leaves loses its name; the one that it lies in now gets it, unless a more telling kind named it before
+ * The block that it leaves stays what it was for as long as it lives (the program still holds the old weights), but any
+ * tensor may take it over; the one that it lies in now gets the name, unless a more telling kind named it before
  * (a parameter before a buffer before optimizer state before a gradient) or another tensor of the kind (tied weights).
+ * A tensor of no bytes is a name that is taken back: the block goes by another.
  * A tensor whose block is not alive is external; for a few records it waits, because a block's report and its definition may
  * come from two threads.
  */
@@ -180,8 +182,8 @@ static void tell_tensor(struct tagger *tagger, uint32_t index, const char *const
 	TELL(tagger, tensor, &told);
 }
 
-/* The block that the tensor named so far has it no more. */
-static void leave_block(struct tagger *tagger, uint32_t tensor_index)
+/* The tensor lies no more in the block that it named so far, or, @taken_back, was never meant. */
+static void leave_block(struct tagger *tagger, uint32_t tensor_index, bool taken_back)
 {
 	struct tensor *tensor = &tagger->tensors[tensor_index];
 	uint32_t index = tensor->live - 1;
@@ -189,7 +191,7 @@ static void leave_block(struct tagger *tagger, uint32_t tensor_index)
 	if (!tensor->live)
 		return;
 	tensor->live = 0;
-	if (index >= tagger->live.nr_pool)
+	if (index >= tagger->live.nr_pool || !taken_back)
 		return;
 	struct live *live = &tagger->live.pool[index];
 
@@ -204,9 +206,10 @@ static void name_block(struct tagger *tagger, uint32_t tensor_index, uint32_t li
 {
 	struct tensor *tensor = &tagger->tensors[tensor_index];
 	struct live *live = &tagger->live.pool[live_index];
+	const struct tensor *other = live->a.tensor ? &tagger->tensors[live->a.tensor - 1] : NULL;
 
 	tensor->allocation = live->a.id;
-	if (live->a.tensor && live->a.tensor != tensor_index + 1 && tagger->tensors[live->a.tensor - 1].kind <= tensor->kind)
+	if (other && other != tensor && other->kind <= tensor->kind && other->allocation == live->a.id)
 		return;
 	live->a.tensor = tensor_index + 1;
 	if (tensor->module)
@@ -284,7 +287,8 @@ void name_block_born(struct tagger *tagger, uint32_t live_index)
 /* The tensor of this identity, made if it is new; NONE: no memory. */
 static uint32_t find_tensor(struct tagger *tagger, const struct record *record, const char *const fields[])
 {
-	const uint32_t owners[3] = {(uint32_t)record->a, record->scope, (uint32_t)record->b};
+	uint32_t optimizer = record->a == RECORD_TENSOR_STATE ? (uint32_t)record->b : 0;
+	const uint32_t owners[3] = {(uint32_t)record->a, record->scope, optimizer};
 	uint64_t key = hash_text(hash_text(hash_bytes(tagger->key_seed, owners, sizeof(owners)), fields[0]), fields[3]);
 	uint32_t index;
 
@@ -303,10 +307,24 @@ static uint32_t find_tensor(struct tagger *tagger, const struct record *record, 
 	tagger->tensors[index] = (struct tensor){
 	        .key = key,
 	        .module = record->scope,
-	        .optimizer = (uint32_t)record->b,
+	        .optimizer = optimizer,
 	        .kind = (uint8_t)record->a,
 	};
 	return index;
+}
+
+/* RECORD_GRADIENT calls the tensor @number from now on. */
+static void number_gradient(struct tagger *tagger, uint32_t index, uint32_t number)
+{
+	uint32_t before = map_get(&tagger->gradient_map, number);
+
+	if (before == index)
+		return;
+	if (before != NONE && tagger->tensors[before].number == number)
+		tagger->tensors[before].number = 0;
+	tagger->tensors[index].number = number;
+	if (map_put(&tagger->gradient_map, number, index) < 0)
+		tagger_fail(tagger, -ENOMEM);
 }
 
 void name_tensor(struct tagger *tagger, const struct record *record, const char *const fields[])
@@ -324,15 +342,17 @@ void name_tensor(struct tagger *tagger, const struct record *record, const char 
 	if (index == NONE)
 		return;
 	tensor = &tagger->tensors[index];
+	if (tensor->kind == RECORD_TENSOR_GRADIENT && record->b)
+		number_gradient(tagger, index, (uint32_t)record->b);
 	live_index = record->size ? live_find_containing(&tagger->live, record->address) : NONE;
 	if (tensor->live && (live_index == NONE || tagger->live.pool[live_index].a.id != tensor->allocation))
-		leave_block(tagger, index);
+		leave_block(tagger, index, !record->size);
 	tensor->address = record->address;
 	tensor->size_bytes = record->size;
 	tensor->allocation = 0;
 	if (live_index != NONE)
 		name_block(tagger, index, live_index);
-	else
+	else if (record->size)
 		wait_for_block(tagger, index, record, fields);
 	tell_tensor(tagger, index, fields);
 	if (tensor->kind != RECORD_TENSOR_PARAMETER)
@@ -345,22 +365,54 @@ void name_tensor(struct tagger *tagger, const struct record *record, const char 
 }
 
 /*
- * A tensor in this storage was given to a root module's call.  This comes at every call, so no search inside of blocks, but
- * for the header of reference-counted shared memory.
+ * A gradient that is known by number is at this address.  This comes for every one in every step, so no search inside of
+ * blocks, and the tensor is not told again: what the row of the block says is enough.
+ */
+void name_gradient(struct tagger *tagger, const struct record *record)
+{
+	uint32_t index = record->a <= UINT32_MAX ? map_get(&tagger->gradient_map, record->a) : NONE;
+	uint32_t live_index = live_find_block(&tagger->live, record->address);
+	struct tensor *tensor;
+
+	if (index == NONE) {
+		tagger->nr_ignored++;
+		return;
+	}
+	tensor = &tagger->tensors[index];
+	if (live_index == NONE || tagger->live.pool[live_index].a.id == tensor->allocation)
+		return;
+	leave_block(tagger, index, false);
+	tensor->address = record->address;
+	tensor->size_bytes = tagger->live.pool[live_index].a.size_bytes;
+	name_block(tagger, index, live_index);
+}
+
+/*
+ * A tensor in this storage was given to a root module's call.  It is input if the block was born outside all phases; in
+ * forward (noise that is made between the calls of two networks) only if no module made it and it requires no gradients: the
+ * output of one network that is given to another (GAN) is an activation.
+ * This comes at every call, so no search inside of blocks, but for the header of reference-counted shared memory.
  * Source: RefcountedMapAllocator, map_alloc_alignment in aten/src/ATen/MapAllocator.cpp, 2.13.
  */
 void name_input(struct tagger *tagger, const struct record *record)
 {
 	uint32_t index = live_find_block(&tagger->live, record->address);
+	struct live *live;
 
 	if (index == NONE && record->address >= SHARED_HEADER_BYTES) {
 		index = live_find_block(&tagger->live, record->address - SHARED_HEADER_BYTES);
 		if (index != NONE && !tagger->live.pool[index].a.shared)
 			index = NONE;
 	}
-	if (index == NONE || tagger->live.pool[index].a.named_input)
+	if (index == NONE)
 		return;
-	tagger->live.pool[index].a.named_input = tagger->live.pool[index].named = true;
+	live = &tagger->live.pool[index];
+	if (live->a.phase == PHASE_FORWARD ? live->a.module || record->flags & RECORD_F_GRAD
+	                                   : live->a.phase != PHASE_STATIC && live->a.phase != PHASE_OTHER)
+		return;
+	if (live->a.named_input)
+		return;
+	live->a.named_input = live->named = true;
 	live_move(&tagger->live, index, LIVE_YOUNG);
 }
 
@@ -374,5 +426,6 @@ void name_release(struct tagger *tagger)
 	map_release(&tagger->module_map);
 	map_release(&tagger->path_map);
 	map_release(&tagger->tensor_map);
+	map_release(&tagger->gradient_map);
 	map_release(&tagger->optimizer_map);
 }

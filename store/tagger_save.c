@@ -462,7 +462,7 @@ static void xfer_modules(struct archive *archive, struct tagger *tagger)
 
 static void xfer_tensors(struct archive *archive, struct tagger *tagger)
 {
-	XFER_ARRAY(archive, tagger->tensors, tagger->nr_tensors, tagger->tensors_size, uint32_t, 7);
+	XFER_ARRAY(archive, tagger->tensors, tagger->nr_tensors, tagger->tensors_size, uint32_t, 8);
 	for (uint32_t i = 0; i < tagger->nr_tensors; i++) {
 		struct tensor *tensor = &tagger->tensors[i];
 
@@ -472,10 +472,12 @@ static void xfer_tensors(struct archive *archive, struct tagger *tagger)
 		xfer_u64(archive, &tensor->allocation);
 		xfer_u32(archive, &tensor->module);
 		xfer_u32(archive, &tensor->optimizer);
+		xfer_u32(archive, &tensor->number);
 		xfer_u8(archive, &tensor->kind);
 		if (tensor->kind < RECORD_TENSOR_PARAMETER || tensor->kind > RECORD_TENSOR_GRADIENT)
 			archive->damaged = true;
-		if (archive->loading && map_put(&tagger->tensor_map, tensor->key, i) < 0)
+		if (archive->loading && (map_put(&tagger->tensor_map, tensor->key, i) < 0 ||
+		                         (tensor->number && map_put(&tagger->gradient_map, tensor->number, i) < 0)))
 			archive->no_memory = true;
 	}
 }

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RECORD_VERSION 4u
+#define RECORD_VERSION 5u
 
 /* What a record says.  The comment names the fields it uses besides seq, time_ns, kind and thread; others are 0. */
 enum record_kind {
@@ -57,7 +57,9 @@ enum record_kind {
 	RECORD_OPTIMIZER_END = 15,
 	RECORD_SCALER_UPDATE = 16, /* GradScaler.update returned */
 	RECORD_WORKER = 17,        /* this autograd worker now works for thread a (RECORD_NO_THREAD: for nobody) */
-	RECORD_INPUT = 18,         /* address = storage of a tensor given to a root module call; size = its bytes */
+	/* A tensor is given to a root module call: address = its storage, size = bytes of that; flags GRAD: it requires
+	   gradients. */
+	RECORD_INPUT = 18,
 	/*
 	 * An autograd node was made on this thread outside every module call, backward and step(), and no root module call
 	 * with gradients on has been made since the thread's last backward or step(): functional code begins its forward here.
@@ -68,6 +70,8 @@ enum record_kind {
 	RECORD_MARK_STEP = 20,        /* a new step begins here */
 	RECORD_MARK_PHASE_BEGIN = 21, /* a = enum record_phase */
 	RECORD_MARK_PHASE_END = 22,
+
+	RECORD_GRADIENT = 23, /* the gradient that a DEF_TENSOR gave the number a begins at address now */
 
 	/*
 	 * A stack, defined before its first use: stack = its id, scope = id of its innermost frame (DEF_FRAME), a = id of the
@@ -86,7 +90,8 @@ enum record_kind {
 	RECORD_DEF_OPTIMIZER = 32, /* scope = optimizer id; text: class */
 	/*
 	 * A tensor known by name.  scope = module id (0: none), address = storage base, size = storage bytes,
-	 * a = enum record_tensor, b = optimizer id for RECORD_TENSOR_STATE;
+	 * a = enum record_tensor, b = optimizer id for RECORD_TENSOR_STATE, a number for RECORD_TENSOR_GRADIENT (0: none);
+	 * size 0: nothing goes by this name any more, what did is defined by another;
 	 * text: name (a parameter's or buffer's path below its root), dtype ("float32"), shape ("32,3,3,3"), state key.
 	 */
 	RECORD_DEF_TENSOR = 33,
@@ -139,7 +144,7 @@ enum record_level {
 /* record.flags; a bit may mean different things in different kinds only where the comment says so. */
 #define RECORD_F_NODE       0x01u /* sent while the thread runs an autograd node (so: in backward) */
 #define RECORD_F_FIRST      0x01u /* USED: before the first memory was given */
-#define RECORD_F_GRAD       0x02u /* gradients are on */
+#define RECORD_F_GRAD       0x02u /* gradients are on; INPUT: the tensor requires them */
 #define RECORD_F_TRAINING   0x04u /* the module is in training mode */
 #define RECORD_F_ROOT       0x08u /* no other module call is open on this thread */
 #define RECORD_F_NEW_NODE   0x08u /* ALLOC, FREE: an autograd node was made on this thread since its last report */

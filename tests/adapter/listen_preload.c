@@ -2,7 +2,7 @@
  * The Python adapter without the rest of the hook: a preload library that writes down, a line each, what the adapter says
  * (and nothing else), to the file that LISTEN_FILE names, and at the end how many tensors were reported.
  *
- * Lines: "enter ID FLAGS THREAD", "leave THREAD" (flags of r, g, t), "begin ID", "end", "update", "input ADDRESS SIZE",
+ * Lines: "enter ID FLAGS THREAD", "leave THREAD" (flags of r, g, t), "begin ID", "end", "update", "input ADDRESS SIZE GRAD",
  * "define KIND SCOPE ADDRESS SIZE A B|TEXT" with the text's fields joined by |, "stacks FOLDER" (with LISTEN_STACKS), "note
  * TEXT", "reports N". LISTEN_OFF: what hook_is_on() says then is false.
  */
@@ -116,9 +116,14 @@ void hook_scaler_update(void)
 	line("update\n");
 }
 
-void hook_input(uint64_t storage, uint64_t size_bytes)
+void hook_input(uint64_t storage, uint64_t size_bytes, bool requires_grad)
 {
-	line("input %llu %llu\n", (unsigned long long)storage, (unsigned long long)size_bytes);
+	line("input %llu %llu %d\n", (unsigned long long)storage, (unsigned long long)size_bytes, requires_grad);
+}
+
+void hook_gradient(uint32_t gradient, uint64_t address)
+{
+	line("gradient %u %llu\n", gradient, (unsigned long long)address);
 }
 
 void hook_define(const struct record *record, const char *text, uint32_t text_bytes)

@@ -222,7 +222,8 @@ static void everything(struct forward_table *table)
 	hook_optimizer_begin(1);
 	hook_optimizer_end();
 	hook_scaler_update();
-	hook_input(0x1000, 64);
+	hook_input(0x1000, 64, false);
+	hook_gradient(1, 0x1000);
 	hook_mark(RECORD_MARK_STEP, 0);
 	hook_define(&(struct record){.kind = RECORD_INFO}, "key\0value", 9);
 	hook_note(&once, RECORD_SEVERITY_INFO, "%s %d", "text", 1);

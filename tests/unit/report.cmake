@@ -21,3 +21,10 @@ add_custom_command(
   DEPENDS nnmem-run)
 add_custom_target(test_run_copy DEPENDS ${run_folder}/bin/nnmem-run)
 add_dependencies(test_run test_run_copy test_run_preload)
+# Compiled code to find names for: lines as they were written, whatever this build optimises.
+add_library(symbols_lib MODULE ${CMAKE_CURRENT_SOURCE_DIR}/symbols_lib.c)
+target_compile_options(symbols_lib PRIVATE -g -O1 -fno-sanitize=all)
+target_link_options(symbols_lib PRIVATE -Wl,--build-id=sha1)
+nnmem_unit_test(symbols LIBS nnmem_report)
+target_compile_definitions(test_symbols PRIVATE SYMBOLS_LIB="$<TARGET_FILE:symbols_lib>")
+add_dependencies(test_symbols symbols_lib)

@@ -995,15 +995,22 @@ static void test_note_when_called_twice_then_once(void **state)
 static void test_others_when_called_then_their_records(void **state)
 {
 	hook_scaler_update();
-	hook_input(0x1000, 99);
+	hook_input(0x1000, 99, true);
 	hook_mark(RECORD_MARK_PHASE_BEGIN, PHASE_OPTIMIZER);
-	assert_int_equal(read_records(false), 3);
+	hook_gradient(7, 0x2000);
+	hook_input(0x1000, 99, false);
+	assert_int_equal(read_records(false), 5);
 	assert_int_equal(seen[0].kind, RECORD_SCALER_UPDATE);
 	assert_int_equal(seen[1].kind, RECORD_INPUT);
 	assert_int_equal(seen[1].address, 0x1000);
 	assert_int_equal(seen[1].size, 99);
+	assert_int_equal(seen[1].flags, RECORD_F_GRAD);
 	assert_int_equal(seen[2].kind, RECORD_MARK_PHASE_BEGIN);
 	assert_int_equal(seen[2].a, PHASE_OPTIMIZER);
+	assert_int_equal(seen[3].kind, RECORD_GRADIENT);
+	assert_int_equal(seen[3].a, 7);
+	assert_int_equal(seen[3].address, 0x2000);
+	assert_int_equal(seen[4].flags, 0);
 }
 
 /* ---- many threads */

@@ -58,7 +58,11 @@ void hook_scaler_update(void)
 {
 }
 
-void hook_input(uint64_t storage, uint64_t size_bytes)
+void hook_input(uint64_t storage, uint64_t size_bytes, bool requires_grad)
+{
+}
+
+void hook_gradient(uint32_t number, uint64_t address)
 {
 }
 

@@ -11,7 +11,7 @@
  *   f o K U       RECORD_FORWARD, a node is made, a marked step, GradScaler.update
  *   t2 p2 a2 w1 w-  go on with thread 2; it is of the native pool; an autograd worker; it works for thread 1, for nobody
  *   d1 d0         go on with device cuda:0, with the cpu
- *   =x in=x       parameter x (module 1) lies in block x; block x is given to a root call
+ *   =x in=x gin=x parameter x (module 1) lies in block x; block x is given to a root call (by a tensor that requires gradients)
  *   X             the process ends by exit
  */
 #include "store/tagger.h"
@@ -502,9 +502,12 @@ static void play_word(struct play *p, const char *word)
 {
 	unsigned name;
 
-	if (!strncmp(word, "in=", 3)) {
-		name = name_of(p, word + 3);
-		send(p, (struct record){.kind = RECORD_INPUT, .address = ADDRESS(name), .size = p->size[name]});
+	if (strstr(word, "in=")) {
+		name = name_of(p, strchr(word, '=') + 1);
+		send(p, (struct record){.kind = RECORD_INPUT,
+		                        .flags = word[0] == 'g' ? RECORD_F_GRAD : 0,
+		                        .address = ADDRESS(name),
+		                        .size = p->size[name]});
 		return;
 	}
 	if (word[strlen(word) - 1] == '(') {
@@ -1085,6 +1088,35 @@ static void test_category_when_static_then_kept_or_temporary(void **state)
 	expect_rules("+a +b -b +c =c F( -c ) B( ) +d", "a=static_data b=static_temporary c=named_parameter d=between_phases");
 }
 
+static void test_category_when_marked_then_phase_of_death_decides(void **state)
+{
+	expect_rules("+a P5( -a ) X", "a=static_temporary");
+	/* A node runs though no backward was seen to begin. */
+	expect_rules("F( ) n3 +a +b -b n- -a X", "a=backward_kept b=backward_freed");
+	expect_rules("P1( +a +b -b ) -a P2( +c +d -d ) -c P3( +e +f -f ) -e X",
+	             "a=forward_kept b=forward_freed c=backward_kept d=backward_freed e=optimizer_kept f=optimizer_freed");
+}
+
+static void test_category_when_freed_while_evaluating_before_training_then_temporary(void **state)
+{
+	expect_rules("+a I( -a ) X", "a=static_temporary");
+}
+
+static void test_category_when_no_block_then_unknown(void **state)
+{
+	struct play *p = play_new();
+
+	send(p, (struct record){.kind = RECORD_ALLOC,
+	                        .flags = LEVEL_SEGMENT << RECORD_LEVEL_SHIFT,
+	                        .device = CUDA_0,
+	                        .address = 0x200000,
+	                        .size = 64});
+	finish(p);
+	assert_int_equal(p->rows.allocations[1].rule, RULE_NONE);
+	assert_int_equal(p->rows.allocations[1].category, CATEGORY_UNKNOWN);
+	play_free(p);
+}
+
 static void test_category_when_forward_then_kept_or_freed(void **state)
 {
 	expect_rules("F( +a +b -b M( +c +d -d ) -c ) +e +f -f B( -a ) -e X",
@@ -1195,6 +1227,7 @@ static void test_category_when_alive_then_provisional_by_open_layer(void **state
 	assert_string_equal(said, "w=static_kept a=forward_kept~ b=forward_kept~ c=forward_freed~");
 	play_free(p);
 	expect_rules("F( +a ) B( +g", "a=forward_kept g=backward_freed~");
+	expect_rules("f +a", "a=forward_freed~");
 	expect_rules("F( +a ) B( ) S( +m", "a=forward_kept m=optimizer_freed~");
 }
 
@@ -1265,18 +1298,116 @@ static void test_flush_when_the_peak_step_is_open_then_tells_its_layers(void **s
 
 /* ---- names */
 
+static void test_input_when_made_in_forward_then_only_if_no_module_made_it_from_weights(void **state)
+{
+	/* D(real), then noise, G(noise), D(fake): only the noise is input; nor is what depends on weights outside of modules. */
+	expect_rules("+x =x F( +a ) +z in=z F2( +f ) gin=f in=f F( +b ) +y gin=y F( ) B( ) X",
+	             "x=named_parameter a=forward_kept z=named_input f=forward_kept b=forward_kept y=forward_kept");
+	/* What is made without gradients, in backward or in step() is no input. */
+	expect_rules("I( +a ) in=a F( ) B( +b in=b ) S( +c in=c ) X", "a=inference b=backward_kept c=optimizer_kept");
+}
+
 static void test_tensor_when_redefined_elsewhere_then_moves(void **state)
 {
 	struct play *p = play_new();
 
+	/* Old weights that are still alive stay what they were. */
 	play(p, "+a +b =a =b F( ) B( )");
 	finish(p);
-	assert_int_equal(p->rows.allocations[1].rule, RULE_STATIC_DATA);
-	assert_int_equal(p->rows.allocations[1].tensor, 0);
+	assert_int_equal(p->rows.allocations[1].rule, RULE_NAMED_PARAMETER);
 	assert_int_equal(p->rows.allocations[2].rule, RULE_NAMED_PARAMETER);
 	assert_int_equal(p->rows.tensors[1].allocation, 2);
 	assert_int_equal(p->rows.nr_tensors, 2);
 	play_free(p);
+}
+
+/* Give the first 8 bytes of block @name a name: parameter, buffer, ... (enum record_tensor) @text of module 7. */
+static void give_name(struct play *p, const char *name, uint64_t kind, uint64_t number, const char *text)
+{
+	define(p,
+	       (struct record){.kind = RECORD_DEF_TENSOR,
+	                       .scope = 7,
+	                       .address = name ? ADDRESS(name_of(p, name)) : 0,
+	                       .size = name ? 8 : 0,
+	                       .a = kind,
+	                       .b = number},
+	       text);
+}
+
+static void test_tensor_when_it_moved_then_another_takes_its_block(void **state)
+{
+	struct play *p = play_new();
+
+	play(p, "+a +b");
+	give_name(p, "a", RECORD_TENSOR_PARAMETER, 0, "first|float32|2|");
+	give_name(p, "b", RECORD_TENSOR_PARAMETER, 0, "first|float32|2|");
+	give_name(p, "a", RECORD_TENSOR_PARAMETER, 0, "second|float32|2|");
+	/* Tied: the first name stays. */
+	give_name(p, "b", RECORD_TENSOR_PARAMETER, 0, "tied|float32|2|");
+	finish(p);
+	assert_int_equal(p->rows.allocations[1].tensor, 2);
+	assert_int_equal(p->rows.allocations[2].tensor, 1);
+	play_free(p);
+}
+
+static void test_tensor_when_its_name_is_taken_back_then_block_goes_by_the_next(void **state)
+{
+	for (int cut = 0; cut < 2; cut++) {
+		struct play *p = play_new();
+
+		p->cut = cut;
+		play(p, "+a +b");
+		give_name(p, "a", RECORD_TENSOR_PARAMETER, 0, "wrong|float32|2|");
+		give_name(p, "b", RECORD_TENSOR_PARAMETER, 0, "never|float32|2|");
+		give_name(p, NULL, RECORD_TENSOR_PARAMETER, 0, "wrong|||");
+		give_name(p, NULL, RECORD_TENSOR_PARAMETER, 0, "never|||");
+		give_name(p, "a", RECORD_TENSOR_PARAMETER, 0, "right|float32|2|");
+		play(p, "F( ) X");
+		finish(p);
+		assert_int_equal(p->rows.allocations[1].rule, RULE_NAMED_PARAMETER);
+		assert_int_equal(p->rows.allocations[1].tensor, 3);
+		assert_int_equal(p->rows.allocations[2].rule, RULE_STATIC_DATA);
+		assert_int_equal(p->rows.allocations[2].tensor, 0);
+		assert_int_equal(p->rows.tensors[1].size_bytes, 0);
+		play_free(p);
+	}
+}
+
+static void send_gradient(struct play *p, uint64_t number, const char *name)
+{
+	send(p, (struct record){.kind = RECORD_GRADIENT, .address = ADDRESS(name_of(p, name)), .a = number});
+}
+
+static void test_gradient_when_told_by_number_then_block_has_its_name(void **state)
+{
+	for (int cut = 0; cut < 2; cut++) {
+		struct play *p = play_new();
+
+		p->cut = cut;
+		play(p, "F( ) B( +g +h )");
+		give_name(p, "g", RECORD_TENSOR_GRADIENT, 5, "weight|float32|2|");
+		give_name(p, "h", RECORD_TENSOR_GRADIENT, 6, "bias|float32|2|");
+		play(p, "S( ) -g -h F( +x ) B( +i +j +k )");
+		send_gradient(p, 5, "j");
+		send_gradient(p, 6, "i");
+		send_gradient(p, 6, "i");
+		send_gradient(p, 9, "k");
+		send_gradient(p, UINT64_MAX, "k");
+		send_gradient(p, 5, "g");
+		play(p, "S( ) -i -j F( ) B( +l ) X");
+		/* The number means another one from now on. */
+		give_name(p, NULL, RECORD_TENSOR_GRADIENT, 5, "other|float32|2|");
+		send_gradient(p, 5, "l");
+		finish(p);
+		assert_int_equal(p->rows.allocations[4].rule, RULE_NAMED_GRADIENT);
+		assert_int_equal(p->rows.allocations[4].tensor, 2);
+		assert_int_equal(p->rows.allocations[4].module, 7);
+		assert_int_equal(p->rows.allocations[5].tensor, 1);
+		assert_int_equal(p->rows.allocations[6].rule, RULE_BACKWARD_KEPT);
+		assert_int_equal(p->rows.allocations[7].tensor, 3);
+		assert_int_equal(p->rows.tensors[1].optimizer, 0);
+		play_free(p);
+	}
 }
 
 static void test_tensor_when_no_block_then_external(void **state)
@@ -2659,6 +2790,9 @@ int main(void)
 	        cmocka_unit_test(test_phase_when_forward_and_backward_are_inside_a_root_call_then_known),
 	        cmocka_unit_test(test_phase_when_ends_are_lost_then_recovers),
 	        cmocka_unit_test(test_category_when_static_then_kept_or_temporary),
+	        cmocka_unit_test(test_category_when_marked_then_phase_of_death_decides),
+	        cmocka_unit_test(test_category_when_freed_while_evaluating_before_training_then_temporary),
+	        cmocka_unit_test(test_category_when_no_block_then_unknown),
 	        cmocka_unit_test(test_category_when_forward_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_backward_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_made_just_before_backward_then_seed),
@@ -2671,7 +2805,11 @@ int main(void)
 	        cmocka_unit_test(test_flush_when_what_others_wait_for_happens_then_tells_them_again),
 	        cmocka_unit_test(test_input_when_in_shared_memory_then_its_header_is_skipped),
 	        cmocka_unit_test(test_flush_when_the_peak_step_is_open_then_tells_its_layers),
+	        cmocka_unit_test(test_input_when_made_in_forward_then_only_if_no_module_made_it_from_weights),
 	        cmocka_unit_test(test_tensor_when_redefined_elsewhere_then_moves),
+	        cmocka_unit_test(test_tensor_when_it_moved_then_another_takes_its_block),
+	        cmocka_unit_test(test_tensor_when_its_name_is_taken_back_then_block_goes_by_the_next),
+	        cmocka_unit_test(test_gradient_when_told_by_number_then_block_has_its_name),
 	        cmocka_unit_test(test_tensor_when_no_block_then_external),
 	        cmocka_unit_test(test_tensor_when_its_block_comes_soon_then_named),
 	        cmocka_unit_test(test_tensor_when_address_is_reused_later_then_not_named),
