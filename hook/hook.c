@@ -387,7 +387,7 @@ void hook_storage(uint64_t size_bytes)
 	this_thread.storage_bytes = size_bytes;
 }
 
-void hook_memory_given(const void *address, uint64_t size_bytes, enum record_level level, uint16_t device, const void *caller)
+void hook_memory_given(const struct hook_given *given)
 {
 	struct thread_state *thread = &this_thread;
 	struct nodes_origin origin;
@@ -400,14 +400,34 @@ void hook_memory_given(const void *address, uint64_t size_bytes, enum record_lev
 	origin = origin_of_call(thread);
 	record = (struct record){
 	        .kind = RECORD_ALLOC,
-	        .flags = record_level_flags(level) | node_flag(thread),
-	        .device = device,
+	        .flags = record_level_flags(given->level) | node_flag(thread) | (given->handle ? RECORD_F_HANDLE : 0),
+	        .device = given->device,
 	        .stack = origin.stack,
 	        .scope = origin.module,
-	        .address = (uint64_t)(uintptr_t)address,
-	        .size = size_bytes,
-	        .a = (uint64_t)(uintptr_t)caller,
+	        .address = (uint64_t)(uintptr_t)given->address,
+	        .size = given->size_bytes,
+	        .a = (uint64_t)(uintptr_t)given->caller,
+	        .b = given->begin_ns,
 	};
+	write_record(thread, &record);
+	hook_leave(thread);
+}
+
+void hook_memory_seen(const struct hook_seen *seen)
+{
+	struct thread_state *thread = &this_thread;
+	struct record record = {
+	        .kind = seen->given ? RECORD_SEEN_ALLOC : RECORD_SEEN_FREE,
+	        .flags = record_level_flags(seen->level),
+	        .device = seen->device,
+	        .address = seen->address,
+	        .size = seen->size_bytes,
+	        .a = seen->caller,
+	        .b = seen->time_ns,
+	};
+
+	if (!hook_enter(thread))
+		return;
 	write_record(thread, &record);
 	hook_leave(thread);
 }
@@ -469,6 +489,19 @@ void hook_used(uint16_t device, uint64_t used_bytes, uint64_t total_bytes, bool 
 	hook_leave(thread);
 }
 
+void hook_read_with(void (*read)(bool all))
+{
+	atomic64_store_release(&hook.read, (uint64_t)(uintptr_t)read);
+}
+
+static void read_late(bool all)
+{
+	void (*read)(bool) = (void (*)(bool))(uintptr_t)atomic64_load_acquire(&hook.read);
+
+	if (read)
+		read(all);
+}
+
 void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device)
 {
 	struct thread_state *thread = &this_thread;
@@ -490,6 +523,7 @@ void hook_report_oom(int64_t size_bytes, uint64_t total_allocated, uint64_t tota
 	};
 	write_record(thread, &record);
 	hook_leave(thread);
+	read_late(true);
 }
 
 /* ---- autograd */
@@ -663,6 +697,8 @@ void hook_module_leave(void)
 	if (scope)
 		tell(thread, RECORD_MODULE_LEAVE, thread->module_depth ? 0 : RECORD_F_ROOT, scope->module,
 		     thread->nr_nodes - scope->nr_nodes);
+	if (!thread->module_depth)
+		read_late(false);
 }
 
 bool hook_in_module(void)
@@ -696,6 +732,7 @@ void hook_optimizer_end(void)
 	thread->forward_told = false;
 	tell(thread, RECORD_OPTIMIZER_END, 0,
 	     thread->optimizer_depth < HOOK_MAX_OPTIMIZERS ? thread->optimizers[thread->optimizer_depth] : 0, 0);
+	read_late(false);
 }
 
 void hook_scaler_update(void)

@@ -43,14 +43,35 @@ enum hook_state {
 void hook_report(const void *address, int64_t size_bytes, uint64_t total_allocated, uint64_t total_reserved, uint16_t device,
                  bool shared);
 /*
- * A call gave the program @size_bytes of memory that is no block of PyTorch's, or took it back; wrap_cudart.c.
- * @level: not LEVEL_BLOCK.  @caller: an address in the code that called; of LEVEL_MAPPING the handle that is mapped.  An address
- * belongs to one such memory at a time, whatever its device.
+ * A call gave the program memory that is no block of PyTorch's, or took it back; wrap_cudart.c.  An address belongs to one such
+ * memory at a time, whatever its device.
  */
-void hook_memory_given(const void *address, uint64_t size_bytes, enum record_level level, uint16_t device, const void *caller);
+struct hook_given {
+	const void *address; /* or a handle */
+	uint64_t size_bytes;
+	const void *caller;      /* an address in the code that called; of LEVEL_MAPPING the handle that is mapped */
+	uint64_t begin_ns;       /* CLOCK_MONOTONIC, when the call began; 0: CUPTI does not see it */
+	enum record_level level; /* not LEVEL_BLOCK */
+	uint16_t device;
+	bool handle; /* the address is one */
+};
+void hook_memory_given(const struct hook_given *given);
 void hook_memory_taken(const void *address);
 /* The device has not as much memory as a call asked for. */
 void hook_memory_refused(uint64_t size_bytes, uint16_t device);
+/* A call of that kind as CUPTI saw it, whoever made it and whether or not it was told as above; cupti/. */
+struct hook_seen {
+	uint64_t address;
+	uint64_t size_bytes;
+	uint64_t caller;         /* an address in the code that called; 0: not known */
+	uint64_t time_ns;        /* CLOCK_MONOTONIC, of the call */
+	enum record_level level; /* not LEVEL_BLOCK */
+	uint16_t device;
+	bool given; /* taken back otherwise */
+};
+void hook_memory_seen(const struct hook_seen *seen);
+/* Have @read called where a step or a root module call has ended, and with @all where memory is out. */
+void hook_read_with(void (*read)(bool all));
 /* The storage of a tensor needs @size_bytes: the thread's next block, if it is a tensor's, is asked for with them. */
 void hook_storage(uint64_t size_bytes);
 /* The driver says that @used_bytes of the device's @total_bytes are in use.  @first: no memory of it was given yet. */

@@ -35,6 +35,7 @@ struct hook {
 	bool operations;    /* NNMEM_STACKS is not `off` */
 	bool native_stacks; /* NNMEM_STACKS: of all allocations */
 	bool native_calls;  /* the same, of calls that are no report of PyTorch's (device memory) */
+	uint64_t read;      /* hook_read_with()'s, 0: none; atomic */
 	struct forward_table forward;
 	void *(*thread_state)(void); /* PyGILState_GetThisThreadState, or NULL: no Python here */
 	int (*python_is_up)(void);   /* Py_IsInitialized, or NULL */

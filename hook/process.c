@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "hook/process.h"
 
+#include "cupti/cupti.h"
 #include "hook/api.h"
 #include "hook/cudart.h"
 #include "hook/hook_internal.h"
@@ -107,11 +108,20 @@ static bool take_cpu(const char *value)
 	return !hook.record_cpu || !strcmp(value, "on");
 }
 
+static bool take_cupti(const char *value)
+{
+	bool off = !strcmp(value, "off"), on = !strcmp(value, "on");
+
+	cupti_set_use(off ? CUPTI_OFF : on ? CUPTI_ON : CUPTI_AUTO);
+	return off || on || !strcmp(value, "auto");
+}
+
 static const struct setting known_settings[] = {
         {"NNMEM_LOG", take_log, "quiet, info, debug", "info"},
         {"NNMEM_RING_MB", take_ring_mb, "a power of two from 1 to 4096", "16"},
         {"NNMEM_STACKS", take_stacks, "off, python, native, both", "python"},
         {"NNMEM_CPU", take_cpu, "on, off", "on"},
+        {"NNMEM_CUPTI", take_cupti, "auto, off, on", "auto"},
 };
 _Static_assert(MAX_RING_MB == 4096, "the text above says so");
 #define NR_SETTINGS (sizeof(known_settings) / sizeof(known_settings[0]))

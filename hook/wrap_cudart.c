@@ -19,6 +19,7 @@
 #define _GNU_SOURCE
 #include "hook/cudart.h"
 
+#include "cupti/cupti.h"
 #include "hook/hook_internal.h"
 
 #include <dlfcn.h>
@@ -156,31 +157,70 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 }
 
+/* How to ask: two calls of the driver, or the same two of a runtime. */
+struct asking {
+	int (*memory)(size_t *available, size_t *total);
+	int (*exchange)(int *mode);
+};
+
+static struct asking asking_driver(void)
+{
+	static uint64_t memory, exchange;
+
+	if (!atomic64_load_acquire(&exchange)) {
+		/* Never closed: what we point to must stay. */
+		void *object = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+
+		if (!object)
+			return (struct asking){0};
+		atomic64_store_release(&memory, (uint64_t)(uintptr_t)dlsym(object, "cuMemGetInfo_v2"));
+		atomic64_store_release(&exchange, (uint64_t)(uintptr_t)dlsym(object, "cuThreadExchangeStreamCaptureMode"));
+	}
+	return (struct asking){(int (*)(size_t *, size_t *))(uintptr_t)atomic64_load_acquire(&memory),
+	                       (int (*)(int *))(uintptr_t)atomic64_load_acquire(&exchange)};
+}
+
+static struct asking asking_runtime(enum runtime runtime)
+{
+	return (struct asking){cudart_real(runtime, CUDART_cudaMemGetInfo),
+	                       cudart_real(runtime, CUDART_cudaThreadExchangeStreamCaptureMode)};
+}
+
+static bool ask_by(struct asking asking, size_t *ret_available, size_t *ret_total)
+{
+	int mode = CAPTURE_MODE_RELAXED;
+	bool told;
+
+	if (!asking.memory || !asking.exchange || asking.exchange(&mode) != CUDA_SUCCESS)
+		return false;
+	told = asking.memory(ret_available, ret_total) == CUDA_SUCCESS && *ret_available <= *ret_total;
+	asking.exchange(&mode);
+	return told;
+}
+
 /*
  * Ask for the calling thread's current device, which is @device.  While another thread captures a graph, calls that may not
  * be safe are refused, and the capture with them, unless the thread says that its own are; PyTorch says so around its own.
- * Source: CUDA Runtime API, cudaThreadExchangeStreamCaptureMode(); c10/cuda/CUDAGraphsC10Utils.h of 2.14.
+ *
+ * The driver is asked past the runtime, whose every call a profiler of the program would show as the program's; it cannot
+ * answer a thread that has no context yet, for which the runtime makes one.
+ * Source: CUDA Driver API, cuThreadExchangeStreamCaptureMode(); c10/cuda/CUDAGraphsC10Utils.h of 2.14.
  */
 static void ask(uint16_t device, bool first)
 {
 	enum runtime runtime = atomic32_load_relaxed(&runtime_in_use) - 1;
-	int (*memory)(size_t *, size_t *), (*exchange)(int *);
-	int mode = CAPTURE_MODE_RELAXED, saved_errno = errno;
+	int saved_errno = errno;
 	size_t available = 0, total = 0;
 	uint64_t before = now_ns(), took;
-	bool told;
+	bool told, watched = cupti_is_watched();
 
-	if (runtime >= NR_RUNTIMES || !(memory = cudart_real(runtime, CUDART_cudaMemGetInfo)))
+	if (runtime >= NR_RUNTIMES)
 		return;
-	exchange = cudart_real(runtime, CUDART_cudaThreadExchangeStreamCaptureMode);
-	if (!exchange || exchange(&mode) != CUDA_SUCCESS)
-		return;
-	told = memory(&available, &total) == CUDA_SUCCESS && available <= total;
-	exchange(&mode);
+	told = ask_by(asking_driver(), &available, &total) || (!watched && ask_by(asking_runtime(runtime), &available, &total));
 	took = now_ns() - before;
 	took = took * ASK_PART > ASK_MIN_NS ? took * ASK_PART : ASK_MIN_NS;
-	/* A refusal leaves CUDA's last error behind, which is not the program's: there is no second one. */
-	atomic64_store_relaxed(&driver[device >> 8].next_ns, told ? before + took : UINT64_MAX);
+	/* A runtime that refuses leaves CUDA's last error behind, which is not the program's: there is no second one. */
+	atomic64_store_relaxed(&driver[device >> 8].next_ns, told || watched ? before + took : UINT64_MAX);
 	if (told)
 		hook_used(device, total - available, total, first);
 	errno = saved_errno;
@@ -236,31 +276,42 @@ static uint16_t current_device(enum runtime runtime)
 	return CUDA_DEVICE(ordinal);
 }
 
-/* Before a call that gives memory: what is in use before the first is the context's, or other programs'. */
-static void before_giving(enum runtime runtime)
+/*
+ * Before a call that gives memory: what is in use before the first is the context's, or other programs'.  Returns when the call
+ * begins, 0 where CUPTI will not see it.
+ */
+static uint64_t before_giving(enum runtime runtime)
 {
 	uint16_t device;
 
 	if (!hook_is_wanted())
-		return;
+		return 0;
+	cupti_start();
 	atomic32_store_relaxed(&runtime_in_use, runtime + 1);
 	device = current_device(runtime);
 	if (device >> 8 != 0xff && !atomic64_load_relaxed(&driver[device >> 8].next_ns))
 		ask(device, true);
+	return cupti_is_on() ? now_ns() : 0;
 }
 
 /*
  * @place: where a successful call has left the address.  Of managed memory some may lie on the device, but nobody says how
  * much: the driver is asked after calls that give device memory alone.
  */
-static void given(enum runtime runtime, void *const *place, size_t bytes, enum record_level level, const void *caller)
+static void given(enum runtime runtime, void *const *place, size_t bytes, enum record_level level, const void *caller,
+                  uint64_t begin_ns)
 {
 	uint16_t device;
 
 	if (!place || !*place || !bytes || !hook_is_wanted())
 		return;
 	device = level == LEVEL_PINNED ? RECORD_DEVICE_CPU : current_device(runtime);
-	hook_memory_given(*place, bytes, level, device, caller);
+	hook_memory_given(&(struct hook_given){.address = *place,
+	                                       .size_bytes = bytes,
+	                                       .caller = caller,
+	                                       .begin_ns = begin_ns,
+	                                       .level = level,
+	                                       .device = device});
 	if (level == LEVEL_SEGMENT)
 		ask_if_cheap(device);
 }
@@ -308,19 +359,25 @@ static size_t array_bytes(const struct cudart_channels *channels, size_t width, 
 
 /* ---- driver functions that are handed out */
 
-static void driver_gives(void)
+static uint64_t driver_gives(void)
 {
 	enum runtime runtime = atomic32_load_relaxed(&runtime_in_use) - 1;
 
-	if (runtime < NR_RUNTIMES)
-		before_giving(runtime);
+	return runtime < NR_RUNTIMES ? before_giving(runtime) : 0;
 }
 
-static void driver_gave(const void *handle, size_t bytes, enum record_level level, uint16_t device, const void *caller)
+static void driver_gave(const void *handle, size_t bytes, enum record_level level, uint16_t device, const void *caller,
+                        uint64_t begin_ns)
 {
 	enum runtime runtime = atomic32_load_relaxed(&runtime_in_use) - 1;
 
-	hook_memory_given(handle, bytes, level, device, caller);
+	hook_memory_given(&(struct hook_given){.address = handle,
+	                                       .size_bytes = bytes,
+	                                       .caller = caller,
+	                                       .begin_ns = begin_ns,
+	                                       .level = level,
+	                                       .device = device,
+	                                       .handle = true});
 	if (level == LEVEL_SEGMENT && runtime < NR_RUNTIMES && current_device(runtime) == device)
 		ask_if_cheap(device);
 }
@@ -336,12 +393,13 @@ static void driver_refused(size_t bytes, enum record_level level, uint16_t devic
 	static int wrap_##name params                                                                                            \
 	{                                                                                                                        \
 		int(*real) params = (int(*) params)(uintptr_t)atomic64_load_acquire(&real_##name);                               \
+		uint64_t begin_ns = driver_gives();                                                                              \
 		int error;                                                                                                       \
                                                                                                                                  \
-		driver_gives();                                                                                                  \
 		error = real args;                                                                                               \
 		if (error == CUDA_SUCCESS && (place) && *(place) && (bytes) && hook_is_wanted())                                 \
-			driver_gave((const void *)(uintptr_t) * (place), bytes, level_and_device, __builtin_return_address(0));  \
+			driver_gave((const void *)(uintptr_t) * (place), bytes, level_and_device, __builtin_return_address(0),   \
+			            begin_ns);                                                                                   \
 		else if (error == CUDA_ERROR_MEMORY)                                                                             \
 			driver_refused(bytes, level_and_device);                                                                 \
 		return error;                                                                                                    \
@@ -385,7 +443,10 @@ static int wrap_cuMemMap(uint64_t address, size_t bytes, size_t offset, uint64_t
 	int error = real(address, bytes, offset, handle, flags);
 
 	if (error == CUDA_SUCCESS && address && bytes && hook_is_wanted())
-		hook_memory_given((const void *)(uintptr_t)address, bytes, LEVEL_MAPPING, 0, (const void *)(uintptr_t)handle);
+		hook_memory_given(&(struct hook_given){.address = (const void *)(uintptr_t)address,
+		                                       .size_bytes = bytes,
+		                                       .caller = (const void *)(uintptr_t)handle,
+		                                       .level = LEVEL_MAPPING});
 	return error;
 }
 
@@ -433,12 +494,11 @@ static void *stand_before(const char *symbol, void *function)
 	int cudart##version##_##name params                                                                                      \
 	{                                                                                                                        \
 		__typeof__(&cudart##version##_##name) real = cudart_real(runtime, CUDART_##name);                                \
-		int error;                                                                                                       \
+		uint64_t begin_ns = before_giving(runtime);                                                                      \
+		int error = real ? real args : CUDA_ERROR_UNKNOWN;                                                               \
                                                                                                                                  \
-		before_giving(runtime);                                                                                          \
-		error = real ? real args : CUDA_ERROR_UNKNOWN;                                                                   \
 		if (error == CUDA_SUCCESS)                                                                                       \
-			given(runtime, (void *const *)(place), bytes, level, __builtin_return_address(0));                       \
+			given(runtime, (void *const *)(place), bytes, level, __builtin_return_address(0), begin_ns);             \
 		else if (error == CUDA_ERROR_MEMORY)                                                                             \
 			refused(runtime, bytes, level);                                                                          \
 		return error;                                                                                                    \

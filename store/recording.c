@@ -337,7 +337,7 @@ static int commit(struct recording *recording)
 /* Remember the code that called for memory where it lies in no file that is known. */
 static void note_caller(struct recording *recording, const struct record *record)
 {
-	if (record->kind != RECORD_ALLOC || record_level(record->flags) == LEVEL_BLOCK ||
+	if ((record->kind != RECORD_ALLOC && record->kind != RECORD_SEEN_ALLOC) || record_level(record->flags) == LEVEL_BLOCK ||
 	    record_level(record->flags) == LEVEL_MAPPING || !record->a || record->a > INT64_MAX ||
 	    recording->nr_unknown_code == MAX_OBJECTS)
 		return;

@@ -189,7 +189,7 @@ CREATE TABLE allocation (
 	tensor INTEGER NOT NULL,        -- 0 none
 	stack INTEGER NOT NULL,         -- of what was born in backward: that of the forward; 0 not known
 	flags INTEGER NOT NULL,         -- 1 provisional, 2 recompute, 4 shared, 8 free lost, 16 seen_forward, 32 named_input,
-	                                -- 64 seed, 128 before_step
+	                                -- 64 seed, 128 before_step, 256 seen by CUPTI alone
 	episode INTEGER NOT NULL,       -- for taking the work up again
 	call INTEGER NOT NULL DEFAULT 0, -- which call of its module: module calls are counted over the run, from 1; 0: born outside
 	                                -- one, or in backward, where only the module is known
@@ -284,7 +284,7 @@ SELECT a.id, d.name AS device, l.name AS level, a.size_bytes, nullif(a.requested
        s.step, m.root_name AS root, m.fqn AS layer, c.name AS category, cr.name AS category_rule,
        CASE WHEN t.kind = 2 THEN NULL ELSE t.name END AS parameter, t.state_key, t.shape, t.dtype, o.function AS operation,
        f.file || ':' || f.line || ' (' || f.function || ')' AS line,
-       CASE a.level WHEN 0 THEN 'report' ELSE 'call' END AS source
+       CASE WHEN a.level = 0 THEN 'report' WHEN a.flags & 256 THEN 'cupti' ELSE 'call' END AS source
 FROM allocation a
 LEFT JOIN device d ON d.id = a.device LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN module m ON m.id = a.module
 LEFT JOIN tensor t ON t.id = a.tensor LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown

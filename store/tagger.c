@@ -90,6 +90,7 @@ void tagger_free(struct tagger *tagger)
 	map_release(&tagger->thread_map);
 	live_table_release(&tagger->live);
 	free(tagger->episodes.ids);
+	seen_release(tagger);
 	step_release(tagger);
 	name_release(tagger);
 	free(tagger);
@@ -107,8 +108,7 @@ uint64_t tagger_nr_live(const struct tagger *tagger)
 
 /* ---- devices */
 
-/* Index of the device; NONE: one too many. */
-static uint32_t device_of(struct tagger *tagger, uint16_t id)
+uint32_t tagger_device(struct tagger *tagger, uint16_t id)
 {
 	for (uint32_t i = 0; i < tagger->nr_devices; i++)
 		if (tagger->devices[i].d.device == id)
@@ -332,29 +332,38 @@ static void count_death(struct tagger *tagger, uint32_t index, uint64_t size_byt
 	device_moved(tagger, device, before);
 }
 
-static void segment_died(struct tagger *tagger, const struct live *live)
+void segment_changed(struct tagger *tagger, uint16_t id, uint64_t size_bytes, bool given)
 {
-	uint32_t device = device_of(tagger, live->a.device);
+	uint32_t index = tagger_device(tagger, id);
+	struct device *device;
 
-	if (device != NONE)
-		tagger->devices[device].segment_bytes = sub_bytes(tagger->devices[device].segment_bytes, live->a.size_bytes);
+	if (index == NONE)
+		return;
+	device = &tagger->devices[index];
+	device->segment_bytes =
+	        given ? add_bytes(device->segment_bytes, size_bytes) : sub_bytes(device->segment_bytes, size_bytes);
 }
 
-static void end_life(struct tagger *tagger, uint32_t index, const struct record *record, uint8_t phase, bool lost)
+void life_end(struct tagger *tagger, uint32_t index, uint64_t seq, uint64_t ns, uint32_t thread, uint8_t phase, bool lost)
 {
 	struct live *live = &tagger->live.pool[index];
 
-	live->a.free_seq = record->seq;
-	live->a.free_ns = record->time_ns;
+	live->a.free_seq = seq;
+	live->a.free_ns = ns;
 	live->a.free_stretch = tagger->last_stretch;
-	live->a.free_thread = record->thread;
+	live->a.free_thread = thread;
 	live->a.free_phase = phase;
 	live->a.free_lost = lost;
 	category_decide(tagger, live);
 	if (live->a.level == LEVEL_SEGMENT)
-		segment_died(tagger, live);
+		segment_changed(tagger, live->a.device, live->a.size_bytes, false);
 	TELL(tagger, allocation, &live->a);
 	live_remove(&tagger->live, index);
+}
+
+static void end_life(struct tagger *tagger, uint32_t index, const struct record *record, uint8_t phase, bool lost)
+{
+	life_end(tagger, index, record->seq, record->time_ns, record->thread, phase, lost);
 }
 
 /* A node's layer saw the device at @high_bytes. */
@@ -381,7 +390,7 @@ static void feed_memory(struct tagger *tagger, struct thread *thread, const stru
 		tagger->nr_ignored++;
 		return;
 	}
-	device = device_of(tagger, record->device);
+	device = tagger_device(tagger, record->device);
 	if (device == NONE)
 		return;
 	context = scope_context(tagger, thread, record);
@@ -432,8 +441,10 @@ static void feed_memory(struct tagger *tagger, struct thread *thread, const stru
 		name_block_born(tagger, index);
 	if (level == LEVEL_SEGMENT)
 		tagger->devices[device].segment_bytes = add_bytes(tagger->devices[device].segment_bytes, record->size);
-	if (level != LEVEL_BLOCK)
+	if (level != LEVEL_BLOCK) {
+		seen_told(tagger, record);
 		return;
+	}
 	count_birth(tagger, device, record, context.phase);
 	mark_node_layer(tagger, device, record, context.phase, tagger->devices[device].d.live_bytes);
 	tagger->devices[device].reserved_bytes = record_reserved(record->b);
@@ -494,7 +505,7 @@ static void feed_free(struct tagger *tagger, struct thread *thread, const struct
 		tagger->nr_ignored++;
 		return;
 	}
-	device = device_of(tagger, record->device);
+	device = tagger_device(tagger, record->device);
 	if (device == NONE)
 		return;
 	context = scope_context(tagger, thread, record);
@@ -542,7 +553,7 @@ static void feed_oom(struct tagger *tagger, struct thread *thread, const struct 
 static void feed_refused(struct tagger *tagger, struct thread *thread, const struct record *record)
 {
 	struct context context = scope_context(tagger, thread, record);
-	uint32_t device = device_of(tagger, record->device);
+	uint32_t device = tagger_device(tagger, record->device);
 	struct tag_oom refusal;
 
 	if (device == NONE)
@@ -573,7 +584,7 @@ static void tell_used(struct tagger *tagger, struct device *device)
 /* What the driver says; as long as it says the same it is one answer. */
 static void feed_used(struct tagger *tagger, const struct record *record)
 {
-	uint32_t index = record->b <= MAX_SIZE_BYTES && record->a <= record->b ? device_of(tagger, record->device) : NONE;
+	uint32_t index = record->b <= MAX_SIZE_BYTES && record->a <= record->b ? tagger_device(tagger, record->device) : NONE;
 	struct device *device;
 	struct tag_used *used;
 
@@ -738,6 +749,10 @@ static void feed_known(struct tagger *tagger, struct thread *thread, const struc
 	case RECORD_USED:
 		feed_used(tagger, record);
 		break;
+	case RECORD_SEEN_ALLOC:
+	case RECORD_SEEN_FREE:
+		seen_feed(tagger, record);
+		break;
 	case RECORD_MODULE_ENTER:
 		scope_enter(tagger, thread, record);
 		break;
@@ -820,6 +835,8 @@ int tagger_feed(struct tagger *tagger, const struct record *record, const char *
 	thread = scope_thread(tagger, record->thread);
 	if (thread)
 		feed_known(tagger, thread, record, text);
+	if (tagger->nr_seen)
+		seen_settle(tagger, record->time_ns);
 	step_record_done(tagger, record);
 	return take_error(tagger);
 }
@@ -918,6 +935,7 @@ int tagger_finish(struct tagger *tagger)
 {
 	if (tagger->finished)
 		return 0;
+	seen_settle(tagger, UINT64_MAX);
 	for (uint32_t i = 0; i < tagger->nr_devices; i++) {
 		struct device *device = &tagger->devices[i];
 

@@ -53,6 +53,7 @@ struct tag_allocation {
 	bool recompute;   /* born in a module call inside backward */
 	bool shared;      /* PyTorch reported no total for it */
 	bool free_lost;   /* closed because its address was given out again */
+	bool seen;        /* no block: no call was told, CUPTI alone saw it */
 	bool stored;      /* for the sink's use: a row exists.  Kept by the tagger between calls */
 
 	/* What the category rules need and a rebuilt tagger must get back; stored with open rows. */

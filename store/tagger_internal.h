@@ -109,6 +109,9 @@ struct live_table {
 	uint64_t budget; /* work that sorting may cost: earned by records, so that it stays linear in the stream */
 };
 
+/* Beside a level in the functions below: among what only CUPTI saw, which lives beside what was told. */
+#define LIVE_SEEN 0x80u
+
 void live_init(struct live_table *table);
 uint32_t live_find(const struct live_table *table, uint64_t address, uint16_t device, uint8_t level);
 uint32_t live_find_block(const struct live_table *table, uint64_t address);
@@ -117,6 +120,23 @@ int live_add(struct live_table *table, uint64_t address, uint16_t device, uint8_
 void live_remove(struct live_table *table, uint32_t index);
 void live_move(struct live_table *table, uint32_t index, enum live_list list);
 void live_table_release(struct live_table *table);
+
+/* A call as CUPTI saw it, until it is settled; and one that gave memory and was told, until CUPTI's record of it comes. */
+struct seen {
+	uint64_t seq, come_ns; /* of the record */
+	uint64_t ns;           /* of the call */
+	uint64_t address, size_bytes, caller;
+	uint32_t thread; /* that told it */
+	uint16_t device;
+	uint8_t level;
+	bool given;
+};
+struct seen_call {
+	uint64_t address, size_bytes;
+	uint64_t begin_ns, end_ns;
+	bool handle; /* the address is one */
+	bool seen;
+};
 
 /* The episodes that are open now, ascending: ids only grow. */
 struct episodes {
@@ -424,6 +444,10 @@ struct tagger {
 	uint64_t busy_sum;
 
 	struct live_table live;
+	struct seen *seen; /* as they came */
+	uint32_t nr_seen, seen_size;
+	struct seen_call *seen_calls;
+	uint32_t nr_seen_calls, seen_calls_size;
 	uint64_t last_allocation;
 	uint64_t nr_calls;      /* of modules */
 	uint64_t nr_forwards;   /* forwards and inferences that began */
@@ -470,7 +494,15 @@ struct tagger {
 	struct map optimizer_map;
 };
 
+/* ---- tagger.c, for the others */
+
 void tagger_fail(struct tagger *tagger, int error);
+/* Index of the device; NONE: one too many. */
+uint32_t tagger_device(struct tagger *tagger, uint16_t id);
+/* @size_bytes of level segment were given on the device, or taken back. */
+void segment_changed(struct tagger *tagger, uint16_t device, uint64_t size_bytes, bool given);
+/* The live allocation @index ends; @lost: because its address was given out again. */
+void life_end(struct tagger *tagger, uint32_t index, uint64_t seq, uint64_t ns, uint32_t thread, uint8_t phase, bool lost);
 /* Make room for one more of @nr elements; false (and the error is set) when there is no memory. */
 bool tagger_reserve(struct tagger *tagger, void *array_pointer, uint32_t nr, uint32_t *size, size_t element_bytes);
 
@@ -480,5 +512,14 @@ bool tagger_reserve(struct tagger *tagger, void *array_pointer, uint32_t nr, uin
 		if (!(tagger)->error && (tagger)->sink.function)                                                                 \
 			tagger_fail(tagger, (tagger)->sink.function((tagger)->sink.arg, __VA_ARGS__));                           \
 	} while (0)
+
+/* ---- tagger_seen.c */
+
+/* A call that gave memory was told (RECORD_ALLOC). */
+void seen_told(struct tagger *tagger, const struct record *record);
+void seen_feed(struct tagger *tagger, const struct record *record);
+/* Settle what has waited long enough by @now_ns; UINT64_MAX: all. */
+void seen_settle(struct tagger *tagger, uint64_t now_ns);
+void seen_release(struct tagger *tagger);
 
 #endif

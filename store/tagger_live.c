@@ -113,7 +113,7 @@ static size_t live_home(const struct live_table *table, uint64_t address)
 /* A block is known by its device and address; other memory by its address alone: a call that frees it says no more. */
 static bool is_key(const struct live_slot *slot, uint64_t address, uint16_t device, uint8_t level)
 {
-	if (slot->address != address)
+	if (slot->address != address || (slot->level & LIVE_SEEN) != (level & LIVE_SEEN))
 		return false;
 	return level == LEVEL_BLOCK ? slot->level == LEVEL_BLOCK && slot->device == device : slot->level != LEVEL_BLOCK;
 }
@@ -195,7 +195,7 @@ int live_add(struct live_table *table, uint64_t address, uint16_t device, uint8_
 		index = table->nr_pool++;
 	}
 	table->pool[index] = (struct live){
-	        .a = {.address = address, .device = device, .level = level},
+	        .a = {.address = address, .device = device, .level = level & (uint8_t)~LIVE_SEEN, .seen = level & LIVE_SEEN},
 	        .used = true,
 	};
 	table->slots[live_slot_of(table, address, device, level)] =
@@ -231,7 +231,8 @@ void live_remove(struct live_table *table, uint32_t index)
 	struct live *live = &table->pool[index];
 
 	live_move(table, index, LIVE_SETTLED);
-	live_remove_slot(table, live_slot_of(table, live->a.address, live->a.device, live->a.level));
+	live_remove_slot(table,
+	                 live_slot_of(table, live->a.address, live->a.device, live->a.level | (live->a.seen ? LIVE_SEEN : 0)));
 	live->used = false;
 	live->next = table->free_head;
 	table->free_head = index + 1;

@@ -149,6 +149,38 @@ static size_t xfer_array(struct archive *archive, void *array_pointer, size_t nr
 			(room) = (nr);                                                                                           \
 	} while (0)
 
+/* ---- what CUPTI saw */
+
+static void xfer_seen(struct archive *archive, struct tagger *tagger)
+{
+	XFER_ARRAY(archive, tagger->seen, tagger->nr_seen, tagger->seen_size, uint32_t, 10);
+	for (uint32_t i = 0; i < tagger->nr_seen; i++) {
+		struct seen *seen = &tagger->seen[i];
+
+		xfer_u64(archive, &seen->seq);
+		xfer_u64(archive, &seen->come_ns);
+		xfer_u64(archive, &seen->ns);
+		xfer_u64(archive, &seen->address);
+		xfer_u64(archive, &seen->size_bytes);
+		xfer_u64(archive, &seen->caller);
+		xfer_u32(archive, &seen->thread);
+		xfer_u16(archive, &seen->device);
+		seen->level = (uint8_t)xfer_bounded(archive, seen->level, NR_LEVELS - 1);
+		xfer_bool(archive, &seen->given);
+	}
+	XFER_ARRAY(archive, tagger->seen_calls, tagger->nr_seen_calls, tagger->seen_calls_size, uint32_t, 6);
+	for (uint32_t i = 0; i < tagger->nr_seen_calls; i++) {
+		struct seen_call *call = &tagger->seen_calls[i];
+
+		xfer_u64(archive, &call->address);
+		xfer_u64(archive, &call->size_bytes);
+		xfer_u64(archive, &call->begin_ns);
+		xfer_u64(archive, &call->end_ns);
+		xfer_bool(archive, &call->handle);
+		xfer_bool(archive, &call->seen);
+	}
+}
+
 /* ---- devices */
 
 static void xfer_device(struct archive *archive, struct device *device)
@@ -562,6 +594,7 @@ static void xfer_tagger(struct archive *archive, struct tagger *tagger)
 	xfer_bool(archive, &tagger->finished);
 	xfer_episodes(archive, &tagger->episodes);
 	xfer_devices(archive, tagger);
+	xfer_seen(archive, tagger);
 	xfer_threads(archive, tagger);
 	xfer_steps(archive, tagger);
 	xfer_modules(archive, tagger);
@@ -645,6 +678,7 @@ int tagger_load_allocation(struct tagger *tagger, const struct tag_allocation *a
 {
 	struct live *live;
 	uint32_t index;
+	uint8_t level;
 	int r;
 
 	if (allocation->free_seq || !allocation->id || allocation->id > tagger->last_allocation ||
@@ -652,9 +686,11 @@ int tagger_load_allocation(struct tagger *tagger, const struct tag_allocation *a
 	    allocation->rule >= NR_CATEGORY_RULES || allocation->tensor > tagger->nr_tensors ||
 	    allocation->size_bytes > MAX_SIZE_BYTES || !allocation->size_bytes)
 		return -EINVAL;
-	if (live_find(&tagger->live, allocation->address, allocation->device, allocation->level) != NONE)
+	level = allocation->level | (allocation->seen ? LIVE_SEEN : 0);
+	if ((allocation->seen && allocation->level == LEVEL_BLOCK) ||
+	    live_find(&tagger->live, allocation->address, allocation->device, level) != NONE)
 		return -EINVAL;
-	r = live_add(&tagger->live, allocation->address, allocation->device, allocation->level, &index);
+	r = live_add(&tagger->live, allocation->address, allocation->device, level, &index);
 	if (r < 0)
 		return r;
 	live = &tagger->live.pool[index];

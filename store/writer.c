@@ -475,6 +475,7 @@ static void read_allocation(const struct writer *writer, sqlite3_stmt *statement
 	        .named_input = (flags & FLAG_NAMED_INPUT) != 0,
 	        .seed = (flags & FLAG_SEED) != 0,
 	        .before_step = (flags & FLAG_BEFORE_STEP) != 0,
+	        .seen = (flags & FLAG_SEEN) != 0,
 	        .stack = (uint32_t)db_column_u64(statement, 15),
 	        .episode = db_column_u64(statement, 16),
 	        .call = db_column_u64(statement, 17),

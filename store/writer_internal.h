@@ -14,6 +14,7 @@
 #define FLAG_NAMED_INPUT  32u
 #define FLAG_SEED         64u
 #define FLAG_BEFORE_STEP  128u
+#define FLAG_SEEN         256u
 
 #define NO_DEVICE         UINT32_MAX
 

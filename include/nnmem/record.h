@@ -26,9 +26,9 @@ enum record_kind {
 	 * bytes), a = total_allocated, b = total_reserved as PyTorch gave them after the event, in an ALLOC with the bytes that
 	 * were asked for (record_reserved()).
 	 * Of a level other than LEVEL_BLOCK it is a call that gave memory or takes it back (CUDA's), an ALLOC with a = the code
-	 * address of the caller, 0 not known; of LEVEL_MAPPING a = the handle that is mapped there, whose device it is.  A FREE
-	 * then says only where (address; device and size are 0, its level is LEVEL_SEGMENT), since an address belongs to one such
-	 * memory at a time.
+	 * address of the caller, 0 not known; of LEVEL_MAPPING a = the handle that is mapped there, whose device it is; b =
+	 * time_ns when the call began, 0 where CUPTI does not see it.  A FREE then says only where (address; device and size are
+	 * 0, its level is LEVEL_SEGMENT), since an address belongs to one such memory at a time.
 	 */
 	RECORD_ALLOC = 1,
 	RECORD_FREE = 2,
@@ -41,6 +41,13 @@ enum record_kind {
 	/* A call for memory of the device was refused for lack of it: device, flags NODE, stack, scope, size = bytes asked for.
 	 */
 	RECORD_REFUSED = 5,
+	/*
+	 * A call that gave memory or took it back as CUPTI saw it, often long after it: device, flags: the level, address, size
+	 * (> 0 in an ALLOC), a = code address of the caller, 0 not known, b = time_ns of the call.  An ALLOC or FREE may have
+	 * told the same call.
+	 */
+	RECORD_SEEN_ALLOC = 6,
+	RECORD_SEEN_FREE = 7,
 
 	/*
 	 * Scopes of the thread that sends them; they nest.
@@ -157,6 +164,7 @@ enum record_level {
 #define RECORD_F_OPERATION  0x02u /* DEF_FRAME: what PyTorch does there */
 #define RECORD_F_NATIVE     0x04u /* DEF_FRAME: a frame of compiled code */
 #define RECORD_F_MANGLED    0x08u /* DEF_FRAME: an operation's name as type_info has it */
+#define RECORD_F_HANDLE     0x40u /* ALLOC of a level other than LEVEL_BLOCK: its address is a handle, no place in memory */
 #define RECORD_F_SHARED     0x80u /* ALLOC, FREE: PyTorch reported no total (shared or mapped memory) */
 
 /* The level of a report, in bits that other kinds of records use otherwise. */

@@ -200,7 +200,9 @@ static void everything(struct forward_table *table)
 		hook_node_made(i);
 	}
 	hook_report_oom(1, 2, 3, RECORD_DEVICE_CPU);
-	hook_memory_given((void *)0x4000, 64, LEVEL_SEGMENT, RECORD_DEVICE_CPU, NULL);
+	hook_memory_given(&(struct hook_given){
+	        .address = (void *)0x4000, .size_bytes = 64, .level = LEVEL_SEGMENT, .device = RECORD_DEVICE_CPU});
+	hook_memory_seen(&(struct hook_seen){.address = 0x4000, .size_bytes = 64, .level = LEVEL_SEGMENT, .given = true});
 	hook_memory_taken((void *)0x4000);
 	for (uint32_t i = 1; i <= 100; i++)
 		hook_module_leave();

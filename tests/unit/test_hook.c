@@ -197,7 +197,11 @@ static void test_report_when_a_storage_was_computed_then_says_what_was_asked_for
 
 static void test_memory_given_when_called_then_says_who_called_and_the_driver_speaks(void **state)
 {
-	hook_memory_given((void *)0x1000, 2 << 20, LEVEL_SEGMENT, 0x0101, (void *)0x7000);
+	hook_memory_given(&(struct hook_given){.address = (void *)0x1000,
+	                                       .size_bytes = 2 << 20,
+	                                       .level = LEVEL_SEGMENT,
+	                                       .device = 0x0101,
+	                                       .caller = (void *)0x7000});
 	hook_used(0x0101, 5 << 20, 80 << 20, true);
 	read_records(false);
 	assert_int_equal(seen[0].a, 0x7000);
