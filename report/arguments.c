@@ -20,6 +20,7 @@ static const struct argp_option options[] = {
         {"category", 'k', "KIND,...", 0, "Of these kinds: parameter, gradient, activation, ...", 1},
         {"device", 'd', "DEVICE", 0, "On this device (cpu, cuda:0) instead of the run's main one", 1},
         {"step", 's', "N", 0, "Allocated in this step; timeline, layers, lifetimes: look at this step", 1},
+        {"at", 'a', "WHEN", 0, "segments, ledger: at the peak (default), the end, step=N or oom=N", 1},
         {"min-size", 'm', "SIZE", 0, "Of at least this size: 4096, 512KiB, 1.5MB", 1},
         {0, 0, 0, 0, "How it is shown:", 2},
         {"of", 'o', "WHAT", 0, "stacks: bytes alive at the peak (default), allocated in all, or live at the end", 2},
@@ -246,7 +247,27 @@ static error_t finish(struct parsing *parsing)
 		return wrong(arguments, "--of, --bottom-up, --folded and --speedscope are of the view stacks");
 	if (arguments->stacks_as >= STACKS_FOLDED && arguments->format != FORMAT_TEXT)
 		return wrong(arguments, "--folded and --speedscope are formats of their own: no --format with them");
+	if (arguments->at_option && !arguments->view->takes_instant)
+		return wrong(arguments, "--at has no meaning for the view %s", arguments->view->name);
 	return check_filters(arguments);
+}
+
+/* "peak", "end", "step=3", "oom=1". */
+static error_t parse_instant(const char *value, struct arguments *arguments)
+{
+	static const char *const simple[] = {"peak", "end", NULL};
+	int choice = choose(value, simple);
+	bool step = !strncmp(value, "step=", 5), oom = !strncmp(value, "oom=", 4);
+
+	arguments->at_option = true;
+	if (choice >= 0) {
+		arguments->at = (enum instant_kind)choice;
+		return 0;
+	}
+	arguments->at = step ? INSTANT_STEP : INSTANT_OOM;
+	if ((step || oom) && parse_number(value + (step ? 5 : 4), oom, INT64_MAX, &arguments->at_number))
+		return 0;
+	return wrong(arguments, "--at=%s: a moment is peak, end, step=N or oom=N", value);
 }
 
 static error_t parse_stacks_option(int key, const char *value, struct arguments *arguments)
@@ -353,6 +374,8 @@ static error_t parse(int key, char *value, struct argp_state *state)
 			return wrong(arguments, "--width=%s: a width is a whole number from 40 to 1000", value);
 		arguments->width = (unsigned)number;
 		return 0;
+	case 'a':
+		return parse_instant(value, arguments);
 	case 'o':
 	case KEY_BOTTOM_UP:
 	case KEY_FOLDED:

@@ -32,6 +32,14 @@ enum filters {
 };
 #define NR_FILTERS 6
 
+/* The moment that a view looks at, of those that honour it (report_view.takes_instant). */
+enum instant_kind {
+	INSTANT_PEAK = 0, /* of the device */
+	INSTANT_END,
+	INSTANT_STEP, /* the highest point of a step */
+	INSTANT_OOM,  /* the n-th time that memory was refused, from 1 */
+};
+
 struct arguments {
 	const struct report_view *view;
 	const char *path; /* of the run file; argv's */
@@ -43,8 +51,11 @@ struct arguments {
 	enum store_stacks_of stacks_of;
 	enum stacks_as stacks_as;
 	bool stacks_option; /* one of the two was given */
-	uint64_t limit;     /* rows; LIMIT_ALL, LIMIT_DEFAULT */
-	unsigned width;     /* columns; 0: the terminal's */
+	enum instant_kind at;
+	uint64_t at_number; /* of the step, of the refusal */
+	bool at_option;
+	uint64_t limit; /* rows; LIMIT_ALL, LIMIT_DEFAULT */
+	unsigned width; /* columns; 0: the terminal's */
 	enum colour_when colour;
 	enum unit_system units;
 	char message[512]; /* what is wrong, a sentence without the program's name */

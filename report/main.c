@@ -4,6 +4,7 @@
  * Only this file prints errors: one line on stderr.  Exit status: 0 done (also when the reader of our output went away),
  * 1 a check failed (no view checks anything yet), 2 wrong usage or a file that cannot be read.
  */
+#include "report/instant.h"
 #include "report/view.h"
 
 #include <argp.h>
@@ -109,8 +110,14 @@ static int show(struct report *report)
 			complain(message);
 			return EXIT_USAGE;
 		}
+		struct instant instant;
 		int ended;
 
+		if (arguments->at_option && record_is_cuda(report->device) && instant_find(report, &instant) == -ENOENT) {
+			snprintf(message, sizeof(message), "%s: %s", arguments->path, instant.words);
+			complain(message);
+			return EXIT_USAGE;
+		}
 		error = report_begin(report);
 		if (!error)
 			error = arguments->view->show(report);

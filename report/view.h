@@ -54,6 +54,7 @@ struct report_view {
 	unsigned filters;                    /* FILTER_*: those that it honours */
 	const struct row_kind *const *kinds; /* that it gives to programs, in the order of CSV's columns; a NULL at the end */
 	int (*show)(struct report *report);
+	bool takes_instant; /* it honours --at */
 };
 
 /* Whether sentences and tables are wanted, not exact rows. */
@@ -65,7 +66,7 @@ int report_end(struct report *report);
 int report_print_table(struct report *report, struct table *table);
 
 extern const struct report_view summary_view, timeline_view, peak_view, layers_view, lifetimes_view, growth_view, stacks_view,
-        info_view;
+        ledger_view, segments_view, oom_view, info_view;
 
 /* All views, the default first; a NULL at the end. */
 extern const struct report_view *const report_views[];

@@ -85,7 +85,7 @@ ORDER BY id;
 SELECT a.id, a.size_bytes, a.alloc_seq, ifnull(a.free_seq, 0), a.alloc_ns, ifnull(a.free_ns, 0), s.step, a.thread, a.device, a.level, a.phase,
        ifnull(a.free_phase, 0), a.category, a.rule, a.flags, m.root_name, m.fqn, CASE WHEN t.kind = 2 THEN NULL ELSE t.name END,
        t.state_key, t.shape, t.dtype, f.file || ':' || f.line || ' (' || f.function || ')', op.function,
-       ifnull(fs.step, 0)
+       ifnull(fs.step, 0), a.address, a.requested_bytes
 FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch LEFT JOIN stretch fs ON fs.id = a.free_stretch LEFT JOIN module m ON m.id = a.module LEFT JOIN tensor t ON t.id = a.tensor
 LEFT JOIN stack k ON k.id = a.stack LEFT JOIN frame f ON f.id = k.shown LEFT JOIN frame op ON op.id = k.operation
 WHERE a.id = :id;
@@ -200,3 +200,49 @@ WHERE k.id = :id;
 
 -- query: has_stacks
 SELECT EXISTS (SELECT 1 FROM stack);
+
+-- What is alive and is no block: memory that calls gave, and where the physical memory among it is mapped.
+-- query: segments
+SELECT a.id, a.address, a.size_bytes, a.alloc_seq, a.alloc_ns, ifnull(s.step, 0), a.thread, a.phase, a.level, a.caller,
+       ifnull(a.free_seq, 0)
+FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch
+WHERE a.device = :device AND a.level IN (1, 4) AND a.alloc_seq <= :seq AND (a.free_seq IS NULL OR a.free_seq > :seq)
+ORDER BY a.id;
+
+-- Physical memory that was ever mapped, by its handle.
+-- query: handles
+SELECT DISTINCT caller FROM allocation WHERE device = :device AND level = 4 ORDER BY caller;
+
+-- query: births
+SELECT address, alloc_seq FROM allocation WHERE device = :device AND level = 0;
+
+-- query: objects
+SELECT start, end, file FROM object ORDER BY start;
+
+-- query: placed
+SELECT id, address, size_bytes, requested_bytes, category FROM allocation
+WHERE device = :device AND level = 0 AND alloc_seq <= :seq AND (free_seq IS NULL OR free_seq > :seq)
+ORDER BY address, id;
+
+-- query: changes
+SELECT id, alloc_seq AS seq, size_bytes, requested_bytes, 1 AS birth FROM allocation WHERE device = :device AND level = 0
+UNION ALL
+SELECT id, free_seq, size_bytes, requested_bytes, 0 FROM allocation WHERE device = :device AND level = 0 AND free_seq IS NOT NULL
+ORDER BY seq, birth
+LIMIT :limit;
+
+-- query: driver
+SELECT seq, last_seq, ns, used_bytes, total_bytes, segment_bytes, reserved_bytes, first FROM driver
+WHERE device = :device ORDER BY seq;
+
+-- A refusal belongs to the next OOM of its thread, if the thread got no block before that.
+-- query: refusals
+SELECT o.seq, o.ns, s.step, o.thread, o.device, o.phase, m.root_name, m.fqn, o.size_bytes, o.allocated_bytes, o.reserved_bytes,
+       f.file || ':' || f.line || ' (' || f.function || ')', op.function,
+       NOT EXISTS (SELECT 1 FROM oom x WHERE x.thread = o.thread AND x.device = o.device AND x.seq = (
+                   SELECT min(seq) FROM oom WHERE thread = o.thread AND device = o.device AND seq > o.seq)
+                   AND NOT EXISTS (SELECT 1 FROM allocation a WHERE a.thread = o.thread AND a.level = 0 AND a.device = o.device
+                                   AND a.alloc_seq > o.seq AND a.alloc_seq < x.seq))
+FROM refusal o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module LEFT JOIN stack k ON k.id = o.stack
+LEFT JOIN frame f ON f.id = k.shown LEFT JOIN frame op ON op.id = k.operation
+ORDER BY o.seq;

@@ -388,6 +388,8 @@ static void read_allocation_row(struct query *query, struct store_allocation *re
 	        .line = query_text(query, 21),
 	        .operation = query_text(query, 22),
 	        .free_step = query_u64(query, 23),
+	        .address = (uint64_t)query_i64(query, 24),
+	        .requested_bytes = query_u64(query, 25),
 	};
 }
 
@@ -518,6 +520,25 @@ int store_each_thread(struct store *store, int (*each)(const struct store_thread
 	return stopped ? stopped : r;
 }
 
+static void read_oom_row(struct query *query, struct store_oom *ret)
+{
+	*ret = (struct store_oom){
+	        .seq = query_u64(query, 0),
+	        .ns = query_u64(query, 1),
+	        .step = query_u64(query, 2),
+	        .thread = (uint32_t)query_u64_max(query, 3, UINT32_MAX),
+	        .device = (uint16_t)query_u64_max(query, 4, UINT16_MAX),
+	        .phase = query_code(query, 5, NR_PHASES),
+	        .root = query_text(query, 6),
+	        .layer = query_text(query, 7),
+	        .size_bytes = query_u64(query, 8),
+	        .allocated_bytes = query_u64(query, 9),
+	        .reserved_bytes = query_u64(query, 10),
+	        .line = query_text(query, 11),
+	        .operation = query_text(query, 12),
+	};
+}
+
 int store_each_oom(struct store *store, int (*each)(const struct store_oom *, void *), void *arg)
 {
 	struct query query;
@@ -526,24 +547,51 @@ int store_each_oom(struct store *store, int (*each)(const struct store_oom *, vo
 	store_begin_call(store);
 	query_open(store, &query, "oom");
 	while (!stopped && query_step(&query) == 1) {
-		const struct store_oom oom = {
-		        .seq = query_u64(&query, 0),
-		        .ns = query_u64(&query, 1),
-		        .step = query_u64(&query, 2),
-		        .thread = (uint32_t)query_u64_max(&query, 3, UINT32_MAX),
-		        .device = (uint16_t)query_u64_max(&query, 4, UINT16_MAX),
-		        .phase = query_code(&query, 5, NR_PHASES),
-		        .root = query_text(&query, 6),
-		        .layer = query_text(&query, 7),
-		        .size_bytes = query_u64(&query, 8),
-		        .allocated_bytes = query_u64(&query, 9),
-		        .reserved_bytes = query_u64(&query, 10),
-		        .line = query_text(&query, 11),
-		        .operation = query_text(&query, 12),
-		};
+		struct store_oom oom;
 
+		read_oom_row(&query, &oom);
 		if (query_ok(&query))
 			stopped = each(&oom, arg);
+	}
+	int r = query_close(&query);
+
+	return stopped ? stopped : r;
+}
+
+int store_each_refusal(struct store *store, int (*each)(const struct store_oom *, bool near_miss, void *), void *arg)
+{
+	struct query query;
+	int stopped = 0;
+
+	store_begin_call(store);
+	query_open(store, &query, "refusals");
+	while (!stopped && query_step(&query) == 1) {
+		bool near_miss = query_u64_max(&query, 13, 1);
+		struct store_oom refusal;
+
+		read_oom_row(&query, &refusal);
+		if (query_ok(&query))
+			stopped = each(&refusal, near_miss, arg);
+	}
+	int r = query_close(&query);
+
+	return stopped ? stopped : r;
+}
+
+int store_one_allocation(struct store *store, uint64_t id, int (*each)(const struct store_allocation *, void *), void *arg)
+{
+	struct query query;
+	int stopped = 0;
+
+	store_begin_call(store);
+	query_open(store, &query, "allocation");
+	query_bind(&query, ":id", id);
+	if (query_step(&query) == 1) {
+		struct store_allocation allocation;
+
+		read_allocation_row(&query, &allocation);
+		if (query_ok(&query))
+			stopped = each(&allocation, arg);
 	}
 	int r = query_close(&query);
 

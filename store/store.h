@@ -102,6 +102,8 @@ struct store_span {
 };
 
 struct store_allocation {
+	uint64_t address;
+	uint64_t requested_bytes; /* 0 not known */
 	uint64_t id, size_bytes, alloc_seq, free_seq /* 0 alive */, alloc_ns, free_ns, step;
 	uint64_t free_step; /* where freed */
 	uint32_t thread;
@@ -156,6 +158,38 @@ struct store_oom {
 	unsigned phase;
 	const char *root, *layer, *line, *operation; /* or NULL; as of an allocation */
 	uint64_t size_bytes, allocated_bytes, reserved_bytes;
+};
+
+/* A range of device memory in which blocks may lie: what one call gave, or a piece of an expandable segment. */
+struct store_segment {
+	uint64_t id, address, size_bytes, alloc_seq, alloc_ns, step;
+	uint32_t thread;
+	unsigned phase;
+	bool expandable; /* physical memory that is mapped there; where it is mapped nowhere, address is 0 */
+	bool of_pytorch; /* of PyTorch's allocator */
+	const char *caller; /* or NULL: the file of the code that called for it */
+	const char *line;   /* or NULL */
+};
+
+/* Where a block lies. */
+struct store_placed {
+	uint64_t id, address, size_bytes, requested_bytes /* 0 not known */;
+	unsigned category;
+};
+
+/* What the driver says of a device. */
+struct store_driver {
+	uint64_t seq, last_seq, ns; /* asked first, and last with the same answer */
+	uint64_t used_bytes, total_bytes;
+	uint64_t segment_bytes;  /* of level segment, alive then */
+	uint64_t reserved_bytes; /* as PyTorch last said */
+	bool first;              /* before the program was given any memory of the device */
+};
+
+/* A block is born (or dies), in order; @id counts from 1 in the order of birth. */
+struct store_change {
+	uint64_t id, seq, size_bytes, requested_bytes;
+	bool birth;
 };
 
 struct store_note {
@@ -316,6 +350,24 @@ int store_each_stack(struct store *store, uint16_t device, enum store_stacks_of 
                      const struct store_filter *filter, int (*each)(const struct store_stack *, void *), void *arg);
 /* Whether the run recorded any stack. */
 int store_has_stacks(struct store *store, bool *ret);
+/*
+ * Ranges of @device's memory after event @seq, by address: what calls gave and, of expandable segments, where they are mapped.
+ */
+int store_each_segment(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_segment *, void *),
+                       void *arg);
+/* Where the blocks lie that are alive after event @seq, by address. */
+int store_each_placed(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_placed *, void *),
+                      void *arg);
+/* The block, or other allocation, @id; not called when there is none. */
+int store_one_allocation(struct store *store, uint64_t id, int (*each)(const struct store_allocation *, void *), void *arg);
+/* Births and deaths of @device's blocks in order, at most @limit of them: *@ret_more when there are more. */
+int store_each_change(struct store *store, uint16_t device, uint64_t limit, bool *ret_more,
+                      int (*each)(const struct store_change *, void *), void *arg);
+int store_each_driver(struct store *store, uint16_t device, int (*each)(const struct store_driver *, void *), void *arg);
+/*
+ * Calls for memory that the driver refused, as of an OOM (totals of our own); @near_miss: PyTorch tried again, and there was none.
+ */
+int store_each_refusal(struct store *store, int (*each)(const struct store_oom *, bool near_miss, void *), void *arg);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);
 int store_each_oom(struct store *store, int (*each)(const struct store_oom *, void *), void *arg);
 int store_each_note(struct store *store, int (*each)(const struct store_note *, void *), void *arg);

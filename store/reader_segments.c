@@ -1,0 +1,388 @@
+/*
+ * Memory of a device below the blocks: what calls gave, where it is mapped, who called, and what the driver says.
+ *
+ * Expandable segments are physical memory, known by a handle (level segment), and the addresses where it is mapped (level
+ * mapping, whose `caller` is the handle).  Blocks lie at addresses, so what is told is the mapping, and the physical memory
+ * only while it is mapped nowhere.
+ *
+ * A segment is PyTorch's when the code that called for it is libc10_cuda's; where that is not known (the program was killed
+ * before the recorder looked), when a block was ever born in it: PyTorch takes a segment to put a block there.
+ */
+#include "store/reader_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PYTORCH_OBJECT "libc10_cuda"
+
+struct object {
+	uint64_t start, end;
+	char *file;
+};
+
+struct range {
+	struct store_segment s; /* its caller belongs to an object, its line is not filled */
+	uint64_t free_seq;      /* 0 alive */
+	uint64_t caller;        /* code; of a mapping: the handle */
+	unsigned level;
+	bool hidden; /* its mapping is told instead */
+};
+
+struct segments {
+	struct store *store;
+	uint16_t device;
+	uint64_t seq;
+	struct range *ranges;
+	size_t nr, room;
+	uint64_t *handles; /* that were ever mapped, ascending */
+	size_t nr_handles, room_handles;
+	struct object *objects;
+	size_t nr_objects, room_objects;
+};
+
+static int no_memory(struct store *store)
+{
+	return store_fail(store, -ENOMEM, "takes more memory to read than there is");
+}
+
+/* Room for one more of *@array.  Errors: negative errno, with a sentence. */
+static int grow(struct store *store, void *array, size_t nr, size_t *room, size_t element_bytes)
+{
+	void *grown;
+	size_t wanted = *room ? 2 * *room : 64;
+
+	if (nr < *room)
+		return 0;
+	if (nr >= READER_MAX_KEPT)
+		return store_fail(store, -EBADMSG, "is damaged: no program takes memory so often");
+	memcpy(&grown, array, sizeof(grown));
+	grown = realloc(grown, wanted * element_bytes);
+	if (!grown)
+		return no_memory(store);
+	memcpy(array, &grown, sizeof(grown));
+	*room = wanted;
+	return 0;
+}
+
+/* ---- reading */
+
+static int read_ranges(struct segments *all)
+{
+	struct query query;
+	int r = 0;
+
+	query_open(all->store, &query, "segments");
+	query_bind(&query, ":device", all->device);
+	query_bind(&query, ":seq", all->seq);
+	while (!r && query_step(&query) == 1) {
+		struct range range = {
+		        .s = {.id = query_u64(&query, 0),
+		              .address = (uint64_t)query_i64(&query, 1),
+		              .size_bytes = query_u64(&query, 2),
+		              .alloc_seq = query_u64(&query, 3),
+		              .alloc_ns = query_u64(&query, 4),
+		              .step = query_u64(&query, 5),
+		              .thread = (uint32_t)query_u64_max(&query, 6, UINT32_MAX),
+		              .phase = query_code(&query, 7, NR_PHASES)},
+		        .level = query_code(&query, 8, NR_LEVELS),
+		        .caller = (uint64_t)query_i64(&query, 9),
+		        .free_seq = query_u64(&query, 10),
+		};
+
+		if (!query_ok(&query))
+			break;
+		r = grow(all->store, &all->ranges, all->nr, &all->room, sizeof(*all->ranges));
+		if (!r)
+			all->ranges[all->nr++] = range;
+	}
+	int closed = query_close(&query);
+
+	return r ? r : closed;
+}
+
+static int read_handles(struct segments *all)
+{
+	struct query query;
+	int r = 0;
+
+	query_open(all->store, &query, "handles");
+	query_bind(&query, ":device", all->device);
+	while (!r && query_step(&query) == 1) {
+		r = grow(all->store, &all->handles, all->nr_handles, &all->room_handles, sizeof(*all->handles));
+		if (!r)
+			all->handles[all->nr_handles++] = (uint64_t)query_i64(&query, 0);
+	}
+	int closed = query_close(&query);
+
+	return r ? r : closed;
+}
+
+static int read_objects(struct segments *all)
+{
+	struct query query;
+	int r = 0;
+
+	query_open(all->store, &query, "objects");
+	while (!r && query_step(&query) == 1) {
+		struct object object = {.start = (uint64_t)query_i64(&query, 0), .end = (uint64_t)query_i64(&query, 1)};
+		const char *file = query_text_required(&query, 2);
+
+		if (!query_ok(&query))
+			break;
+		r = grow(all->store, &all->objects, all->nr_objects, &all->room_objects, sizeof(*all->objects));
+		object.file = r ? NULL : strdup(file);
+		if (!r && !object.file)
+			r = no_memory(all->store);
+		if (!r)
+			all->objects[all->nr_objects++] = object;
+	}
+	int closed = query_close(&query);
+
+	return r ? r : closed;
+}
+
+/* ---- whose they are */
+
+static int compare_u64(uint64_t x, uint64_t y)
+{
+	return (x > y) - (x < y);
+}
+
+static int by_address(const void *a, const void *b)
+{
+	const struct range *x = a, *y = b;
+	int order = compare_u64(x->s.address, y->s.address);
+
+	return order ? order : compare_u64(x->s.id, y->s.id);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	const uint64_t *x = a, *y = b;
+
+	return compare_u64(*x, *y);
+}
+
+/* Of ranges in the order of addresses the last that begins at or before @address; NULL: none. */
+static struct range *range_at(const struct segments *all, uint64_t address)
+{
+	size_t low = 0, high = all->nr;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (all->ranges[middle].s.address <= address)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low ? &all->ranges[low - 1] : NULL;
+}
+
+static const char *object_file(const struct segments *all, uint64_t code)
+{
+	for (size_t i = 0; code && i < all->nr_objects; i++)
+		if (code >= all->objects[i].start && code < all->objects[i].end)
+			return *all->objects[i].file ? all->objects[i].file : NULL;
+	return NULL;
+}
+
+static bool is_pytorchs(const char *file)
+{
+	const char *name = strrchr(file, '/');
+
+	return !strncmp(name ? name + 1 : file, PYTORCH_OBJECT, sizeof(PYTORCH_OBJECT) - 1);
+}
+
+static void name_caller(const struct segments *all, struct range *range, uint64_t code)
+{
+	range->s.caller = object_file(all, code);
+	range->s.of_pytorch = range->s.caller && is_pytorchs(range->s.caller);
+}
+
+/* Join mappings with the physical memory that is mapped, and name callers.  Leaves the ranges in the order of addresses. */
+static void resolve(struct segments *all)
+{
+	qsort(all->ranges, all->nr, sizeof(*all->ranges), by_address);
+	for (size_t i = 0; i < all->nr; i++) {
+		struct range *range = &all->ranges[i], *physical;
+
+		if (range->level == LEVEL_SEGMENT) {
+			range->s.expandable = all->nr_handles && bsearch(&range->s.address, all->handles, all->nr_handles,
+			                                                 sizeof(*all->handles), by_value);
+			name_caller(all, range, range->caller);
+			continue;
+		}
+		range->s.expandable = true;
+		physical = range_at(all, range->caller);
+		if (physical && physical->s.address == range->caller && physical->level == LEVEL_SEGMENT) {
+			physical->hidden = true;
+			name_caller(all, range, physical->caller);
+		}
+	}
+}
+
+/* Of segments whose caller is not known: whether a block was born in it. */
+static int look_for_blocks(struct segments *all)
+{
+	struct query query;
+	bool unknown = false;
+
+	for (size_t i = 0; i < all->nr; i++)
+		unknown |= !all->ranges[i].s.caller;
+	if (!unknown)
+		return 0;
+	query_open(all->store, &query, "births");
+	query_bind(&query, ":device", all->device);
+	while (query_step(&query) == 1) {
+		uint64_t address = (uint64_t)query_i64(&query, 0), seq = query_u64(&query, 1);
+		struct range *range = range_at(all, address);
+
+		if (range && !range->s.caller && address - range->s.address < range->s.size_bytes && seq > range->s.alloc_seq &&
+		    (!range->free_seq || seq < range->free_seq))
+			range->s.of_pytorch = true;
+	}
+	return query_close(&query);
+}
+
+/* ---- telling */
+
+struct line_reading {
+	struct store_segment *segment;
+	int (*each)(const struct store_segment *, void *);
+	void *arg;
+};
+
+static int tell_with_line(const struct store_allocation *allocation, void *arg)
+{
+	struct line_reading *reading = arg;
+	struct store_segment segment = *reading->segment;
+
+	segment.line = allocation->line;
+	return reading->each(&segment, reading->arg);
+}
+
+int store_each_segment(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_segment *, void *),
+                       void *arg)
+{
+	struct segments all = {.store = store, .device = device, .seq = seq};
+	struct line_reading reading = {.each = each, .arg = arg};
+	int r;
+
+	store_begin_call(store);
+	r = read_ranges(&all);
+	if (!r)
+		r = read_handles(&all);
+	if (!r)
+		r = read_objects(&all);
+	if (!r) {
+		resolve(&all);
+		r = look_for_blocks(&all);
+	}
+	for (size_t i = 0; i < all.nr && !r; i++) {
+		struct store_segment *segment = &all.ranges[i].s;
+
+		if (all.ranges[i].hidden)
+			continue;
+		if (segment->expandable && all.ranges[i].level == LEVEL_SEGMENT)
+			segment->address = 0;
+		reading.segment = segment;
+		r = store_one_allocation(store, segment->id, tell_with_line, &reading);
+	}
+	for (size_t i = 0; i < all.nr_objects; i++)
+		free(all.objects[i].file);
+	free(all.objects);
+	free(all.handles);
+	free(all.ranges);
+	return r;
+}
+
+int store_each_placed(struct store *store, uint16_t device, uint64_t seq, int (*each)(const struct store_placed *, void *),
+                      void *arg)
+{
+	struct query query;
+	int stopped = 0;
+
+	store_begin_call(store);
+	query_open(store, &query, "placed");
+	query_bind(&query, ":device", device);
+	query_bind(&query, ":seq", seq);
+	while (!stopped && query_step(&query) == 1) {
+		const struct store_placed placed = {
+		        .id = query_u64(&query, 0),
+		        .address = (uint64_t)query_i64(&query, 1),
+		        .size_bytes = query_u64(&query, 2),
+		        .requested_bytes = query_u64(&query, 3),
+		        .category = query_code(&query, 4, NR_CATEGORIES),
+		};
+
+		if (query_ok(&query))
+			stopped = each(&placed, arg);
+	}
+	int r = query_close(&query);
+
+	return stopped ? stopped : r;
+}
+
+int store_each_change(struct store *store, uint16_t device, uint64_t limit, bool *ret_more,
+                      int (*each)(const struct store_change *, void *), void *arg)
+{
+	struct query query;
+	uint64_t nr = 0;
+	int stopped = 0;
+
+	*ret_more = false;
+	store_begin_call(store);
+	query_open(store, &query, "changes");
+	query_bind(&query, ":device", device);
+	query_bind(&query, ":limit", limit + 1);
+	while (!stopped && query_step(&query) == 1) {
+		const struct store_change change = {
+		        .id = query_u64(&query, 0),
+		        .seq = query_u64(&query, 1),
+		        .size_bytes = query_u64(&query, 2),
+		        .requested_bytes = query_u64(&query, 3),
+		        .birth = query_u64_max(&query, 4, 1),
+		};
+
+		if (!query_ok(&query))
+			break;
+		if (nr++ == limit) {
+			*ret_more = true;
+			break;
+		}
+		stopped = each(&change, arg);
+	}
+	int r = query_close(&query);
+
+	return stopped ? stopped : r;
+}
+
+int store_each_driver(struct store *store, uint16_t device, int (*each)(const struct store_driver *, void *), void *arg)
+{
+	struct query query;
+	int stopped = 0;
+
+	store_begin_call(store);
+	query_open(store, &query, "driver");
+	query_bind(&query, ":device", device);
+	while (!stopped && query_step(&query) == 1) {
+		const struct store_driver said = {
+		        .seq = query_u64(&query, 0),
+		        .last_seq = query_u64(&query, 1),
+		        .ns = query_u64(&query, 2),
+		        .used_bytes = query_u64(&query, 3),
+		        .total_bytes = query_u64(&query, 4),
+		        .segment_bytes = query_u64(&query, 5),
+		        .reserved_bytes = query_u64(&query, 6),
+		        .first = query_u64_max(&query, 7, 1),
+		};
+
+		if (query_ok(&query))
+			stopped = each(&said, arg);
+	}
+	int r = query_close(&query);
+
+	return stopped ? stopped : r;
+}
