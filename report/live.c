@@ -136,6 +136,40 @@ int live_read(struct report *report, uint16_t device, uint64_t seq, struct live 
 	return 0;
 }
 
+struct owner_list {
+	const struct live_owner **owners;
+	size_t nr;
+};
+
+static void list_owner(const void *node, VISIT visit, void *arg)
+{
+	struct owner_list *list = arg;
+
+	if (visit == postorder || visit == leaf)
+		list->owners[list->nr++] = *(const struct live_owner *const *)node;
+}
+
+static int more_bytes(const void *a, const void *b)
+{
+	const struct live_owner *x = *(const struct live_owner *const *)a, *y = *(const struct live_owner *const *)b;
+
+	if (x->bytes != y->bytes)
+		return x->bytes > y->bytes ? -1 : 1;
+	return compare_owners(x, y);
+}
+
+const struct live_owner **live_owners(const struct live *live, size_t *ret_nr)
+{
+	struct owner_list list = {.owners = calloc(live->nr_owners + 1, sizeof(*list.owners))};
+
+	if (!list.owners)
+		return NULL;
+	twalk_r(live->owners, list_owner, &list);
+	qsort(list.owners, list.nr, sizeof(*list.owners), more_bytes);
+	*ret_nr = list.nr;
+	return list.owners;
+}
+
 void live_release(struct live *live)
 {
 	tdestroy(live->owners, owner_free);

@@ -29,6 +29,8 @@ struct live {
 /* Add up the blocks of @device after event @seq.  On success live_release() is the caller's; also sets several_roots. */
 int live_read(struct report *report, uint16_t device, uint64_t seq, struct live *ret);
 void live_release(struct live *live);
+/* Its owners, those of most bytes first, *@ret_nr of them; the array is the caller's to free.  NULL: no memory. */
+const struct live_owner **live_owners(const struct live *live, size_t *ret_nr);
 /* "the last 9.8 MiB: saved activations for layer conv1, aten::conv2d at train.py:12 (Net.forward)"; "" when it is not known. */
 const char *live_last_words(struct report *report, const struct live *live, char *ret, size_t size);
 

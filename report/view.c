@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-const struct report_view *const report_views[] = {&summary_view, &timeline_view, &peak_view,     &layers_view, &lifetimes_view,
-                                                  &growth_view,  &stacks_view,   &segments_view, &info_view,   NULL};
+const struct report_view *const report_views[] = {&summary_view,   &timeline_view, &peak_view,   &layers_view,
+                                                  &lifetimes_view, &growth_view,   &stacks_view, &segments_view,
+                                                  &ledger_view,    &oom_view,      &info_view,   NULL};
 
 const struct report_view *report_view_find(const char *name)
 {

@@ -275,9 +275,9 @@ static void print_estimate(struct segments *segments)
 		           estimate, most, report_bytes(report, reserved - wanted, gain));
 	else
 		report_say(report, 0,
-		           "Expandable segments would gain nothing: by an estimate from this run's blocks they would reserve %s "
-		           "at most,"
-		           " and %s was reserved",
+		           "Expandable segments would not have reserved less: by an estimate from this run's blocks %s at most, "
+		           "and %s was"
+		           " reserved; where memory runs short they can join what is free in pieces",
 		           estimate, most);
 }
 

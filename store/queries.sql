@@ -246,3 +246,8 @@ SELECT o.seq, o.ns, s.step, o.thread, o.device, o.phase, m.root_name, m.fqn, o.s
 FROM refusal o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module LEFT JOIN stack k ON k.id = o.stack
 LEFT JOIN frame f ON f.id = k.shown LEFT JOIN frame op ON op.id = k.operation
 ORDER BY o.seq;
+
+-- Memory of the host that calls gave, and managed memory, alive right after :seq.
+-- query: level_bytes
+SELECT count(*), total(size_bytes) FROM allocation
+WHERE level = :level AND alloc_seq <= :seq AND (free_seq IS NULL OR free_seq > :seq);

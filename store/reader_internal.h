@@ -80,6 +80,8 @@ static inline unsigned query_code(struct query *query, int column, unsigned nr)
 {
 	return (unsigned)query_u64_max(query, column, nr - 1);
 }
+/* A sum of sizes, which total() gives as a floating-point number: exact up to 2^53, and never an overflow. */
+uint64_t query_total(struct query *query, int column);
 int64_t query_i64(struct query *query, int column);
 /* Text in valid UTF-8 without control characters ('?' stands for what was not), or NULL.  Valid until the next step. */
 const char *query_text(struct query *query, int column);

@@ -238,6 +238,13 @@ static void query_set_bad(struct query *query, int column, const char *what)
 	query->error = store_fail(query->store, -EBADMSG, "is damaged: `%s` %s (%s)", name ? name : "a value", what, query->name);
 }
 
+uint64_t query_total(struct query *query, int column)
+{
+	double total = query_ok(query) ? sqlite3_column_double(query->stmt, column) : 0;
+
+	return total <= 0 ? 0 : total >= 9e18 ? INT64_MAX : (uint64_t)total;
+}
+
 int64_t query_i64(struct query *query, int column)
 {
 	if (query->error)

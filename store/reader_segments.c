@@ -386,3 +386,25 @@ int store_each_driver(struct store *store, uint16_t device, int (*each)(const st
 
 	return stopped ? stopped : r;
 }
+
+int store_read_level(struct store *store, unsigned level, uint64_t seq, uint64_t *ret_nr, uint64_t *ret_bytes)
+{
+	struct query query;
+	uint64_t nr = 0, bytes = 0;
+
+	store_begin_call(store);
+	query_open(store, &query, "level_bytes");
+	query_bind(&query, ":level", level);
+	query_bind(&query, ":seq", seq);
+	if (query_step(&query) == 1) {
+		nr = query_u64(&query, 0);
+		bytes = query_total(&query, 1);
+	}
+	int r = query_close(&query);
+
+	if (!r) {
+		*ret_nr = nr;
+		*ret_bytes = bytes;
+	}
+	return r;
+}

@@ -59,14 +59,6 @@ static int read_frames(struct store *store, struct query *query, uint32_t id, st
 	return query->error;
 }
 
-/* A sum of sizes, which total() gives as a floating-point number: exact up to 2^53, and never an overflow. */
-static uint64_t query_total(struct query *query, int column)
-{
-	double total = query_ok(query) ? sqlite3_column_double(query->stmt, column) : 0;
-
-	return total <= 0 ? 0 : total >= 9e18 ? INT64_MAX : (uint64_t)total;
-}
-
 int store_each_stack(struct store *store, uint16_t device, enum store_stacks_of of, uint64_t seq,
                      const struct store_filter *filter, int (*each)(const struct store_stack *, void *), void *arg)
 {

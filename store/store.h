@@ -165,8 +165,8 @@ struct store_segment {
 	uint64_t id, address, size_bytes, alloc_seq, alloc_ns, step;
 	uint32_t thread;
 	unsigned phase;
-	bool expandable; /* physical memory that is mapped there; where it is mapped nowhere, address is 0 */
-	bool of_pytorch; /* of PyTorch's allocator */
+	bool expandable;    /* physical memory that is mapped there; where it is mapped nowhere, address is 0 */
+	bool of_pytorch;    /* of PyTorch's allocator */
 	const char *caller; /* or NULL: the file of the code that called for it */
 	const char *line;   /* or NULL */
 };
@@ -364,8 +364,11 @@ int store_one_allocation(struct store *store, uint64_t id, int (*each)(const str
 int store_each_change(struct store *store, uint16_t device, uint64_t limit, bool *ret_more,
                       int (*each)(const struct store_change *, void *), void *arg);
 int store_each_driver(struct store *store, uint16_t device, int (*each)(const struct store_driver *, void *), void *arg);
+/* What is alive of a level on all devices after event @seq; of pinned and managed memory nothing else is told. */
+int store_read_level(struct store *store, unsigned level, uint64_t seq, uint64_t *ret_nr, uint64_t *ret_bytes);
 /*
- * Calls for memory that the driver refused, as of an OOM (totals of our own); @near_miss: PyTorch tried again, and there was none.
+ * Calls for memory that the driver refused, as of an OOM (totals of our own); @near_miss: PyTorch tried again, and there was
+ * none.
  */
 int store_each_refusal(struct store *store, int (*each)(const struct store_oom *, bool near_miss, void *), void *arg);
 int store_each_thread(struct store *store, int (*each)(const struct store_thread *, void *), void *arg);

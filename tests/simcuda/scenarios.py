@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import threading
@@ -397,6 +398,49 @@ def ddp():
     model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[rank], init_sync=False, bucket_cap_mb=0.001)
     train(model, rows, torch.sum, device=device)
     torch.distributed.destroy_process_group()
+
+
+@scenario
+def fragmented():
+    """For SIMCUDA_MEMORY=1073741824: enough is free for a layer, but a block lies in the midst; then the process is killed."""
+
+    class Wide(torch.nn.Module):
+        def forward(self, rows):
+            return torch.empty(400 << 20, dtype=torch.uint8, device="cuda")
+
+    def mebibytes(count):
+        return torch.empty(count << 20, dtype=torch.uint8, device="cuda")
+
+    whole = mebibytes(600)
+    del whole
+    first, kept = mebibytes(250), mebibytes(20)
+    del first
+    model, wide = mlp(), Wide()
+    train(model, rows, torch.sum)
+    try:
+        wide(rows("cuda:0"))
+    except torch.OutOfMemoryError:
+        snapshot = torch.cuda.memory._snapshot()
+        print(json.dumps({"segments": [segment | {"frames": []} for segment in snapshot["segments"]],
+                          "stats": torch.cuda.memory_stats(), "free": torch.cuda.mem_get_info()[0]}), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@scenario
+def no_library():
+    """Nothing that makes a library take memory of its own: no product of matrices."""
+    weight = torch.nn.Parameter(torch.ones(300, 700, device="cuda"))
+    for _ in range(2):
+        (weight * torch.ones(300, 700, device="cuda")).sum().backward()
+
+
+@scenario
+def fragments():
+    """Blocks that grow: what is given back in small pieces serves none of the larger ones that follow."""
+    for size in range(12, 60, 4):
+        tensors = [torch.empty(size << 20, dtype=torch.uint8, device="cuda") for _ in range(3)]
+        tensors = [torch.empty(size << 19, dtype=torch.uint8, device="cuda") for _ in range(3)]
+        del tensors
 
 
 @scenario

@@ -3,6 +3,8 @@
 The witnesses are PyTorch's snapshot and statistics and the simulated driver's log, not ours.  No GPU is involved.
 """
 
+import json
+
 import harness
 import pytest
 import rig
@@ -19,6 +21,8 @@ SCENARIOS = {
 
 # What others than PyTorch take through the runtime, of which the hook sees these bytes.
 SEEN = {"by_a_library": 6 << 20}
+# What goes past the hook.
+UNSEEN = {"by_a_library": 4 << 20}
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
@@ -91,3 +95,174 @@ def test_sim_mappings_and_refusals_are_recorded(recorded):
     # PyTorch asks once more after it has given back what it can.
     ooms = db.rows("SELECT size_bytes, allocated_bytes, reserved_bytes FROM oom ORDER BY seq")
     assert [tuple(row) for row in refused] == [tuple(row) for row in ooms for _ in range(2)]
+
+
+# ---- the views
+
+
+def view(simulated, *arguments):
+    """Rows of a view as dictionaries, by their kind."""
+    out = harness.report(*arguments, simulated.finished.folder / "run.db", "--format=json").out
+    kinds = {}
+    for row in map(json.loads, out.splitlines()):
+        kinds.setdefault(row["row"], []).append(row)
+    return kinds
+
+
+def regions(segments):
+    """PyTorch's segments: {address: (size, [(offset, size, bytes asked for) of each block given out])}."""
+    return {
+        segment["address"]: (
+            segment["total_size"],
+            [
+                (block["address"] - segment["address"], block["size"], block["requested_size"])
+                for block in segment["blocks"]
+                if block["state"] == "active_allocated"
+            ],
+        )
+        for segment in segments
+    }
+
+
+def free_pieces(segments):
+    """What is free in PyTorch's segments: the bytes of each piece."""
+    pieces = []
+    for size, blocks in regions(segments).values():
+        ends = [0, *(offset + length for offset, length, _ in blocks)]
+        pieces += [start - end for start, end in zip([*(offset for offset, *_ in blocks), size], ends) if start > end]
+    return pieces
+
+
+def test_sim_segments_are_pytorchs(recorded):
+    name, simulated, _ = recorded
+    rows = view(simulated, "segments", "--at=end")
+    ours = {
+        row["address"]: (
+            row["size_bytes"],
+            [
+                (block["offset_bytes"], block["size_bytes"], block["requested_bytes"])
+                for block in rows["block"]
+                if block["number"] == row["number"]
+            ],
+        )
+        for row in rows["segment"]
+        if row["of_pytorch"]
+    }
+    asked_for = {block["id"]: block["requested_bytes"] for block in rows["block"]}
+    expected = regions(simulated.said["segments"])
+    (whole,) = rows["segments"]
+    pieces = free_pieces(simulated.said["segments"])
+
+    assert {address: size for address, (size, _) in ours.items()} == {address: size for address, (size, _) in expected.items()}
+    for address, (_, blocks) in ours.items():
+        assert [block[:2] for block in blocks] == [block[:2] for block in expected[address][1]]
+        assert all(got is None or got == wanted for (_, _, got), (_, _, wanted) in zip(blocks, expected[address][1]))
+    assert sum(asked is None for asked in asked_for.values()) == 2  # cuBLAS's
+    stats = simulated.said["stats"][0]
+    assert whole["reserved_bytes"] == stats["reserved_bytes.all.current"]
+    assert whole["allocated_bytes"] == stats["allocated_bytes.all.current"]
+    assert whole["reserved_peak_bytes"] == stats["reserved_bytes.all.peak"]
+    assert (whole["gaps"], whole["free_bytes"], whole["largest_free_bytes"]) == (len(pieces), sum(pieces), max(pieces))
+    assert whole["expandable"] == (name == "expandable")
+    assert whole["near_misses"] == stats["num_alloc_retries"] - stats["num_ooms"]
+    others = [row["size_bytes"] for row in rows["segment"] if not row["of_pytorch"]]
+    assert others == ([SEEN[name]] if name in SEEN else [])
+
+
+@pytest.mark.parametrize("at", ["peak", "end"])
+def test_sim_the_ledger_closes_to_the_byte(recorded, at):
+    name, simulated, _ = recorded
+    rows = view(simulated, "ledger", f"--at={at}")["line"]
+    total = 0
+    for row in rows:
+        total = total if row["is_sum"] else total + row["bytes"]
+        if row["is_sum"]:
+            assert row["bytes"] == total, row["line"]
+    line = {row["line"]: row["bytes"] for row in rows}
+
+    assert rows[-1]["line"] == "used"
+    assert line["context"] == simulated.context(0)
+    # What nobody reports: a handle of cuBLAS for each of two threads, and what goes past the hook.
+    unseen = simulated.live(0, "sim-cublas.so") + (UNSEEN.get(name, 0))
+    assert line["unexplained"] == unseen and unseen > 0
+    if at == "end":
+        stats = simulated.said["stats"][0]
+        assert line["used"] == simulated.said["used"][0]
+        assert line["allocated"] == stats["allocated_bytes.all.current"]
+        assert line["reserved"] == stats["reserved_bytes.all.current"]
+        # PyTorch knows what cuBLAS asked for, too.
+        assert line["requested"] + line["request_unknown"] == stats["requested_bytes.all.current"]
+        assert line.get("library", 0) == SEEN.get(name, 0)
+    else:
+        assert line["allocated"] == simulated.said["peak"][0]
+
+
+def test_sim_no_memory_is_unexplained_where_all_is_seen(tmp_path):
+    settings = {"NNMEM_OUT": tmp_path / "run.db", "SCENARIO_ENDS": "at_once", "SIMCUDA_SEED": 7}
+    simulated = rig.run("no_library", tmp_path, preload=(harness.HOOK,), **settings)
+    line = {row["line"]: row["bytes"] for row in view(simulated, "ledger")["line"]}
+
+    assert line["context"] == simulated.context(0) > 0
+    assert line["unexplained"] == 0
+    assert line["used"] == simulated.context(0) + line["reserved"]
+
+
+def test_sim_expandable_segments_reserve_what_was_estimated(tmp_path):
+    for setting in ("False", "True"):
+        (tmp_path / setting).mkdir()
+    said = [
+        rig.run(
+            "fragments",
+            tmp_path / setting,
+            preload=(harness.HOOK,),
+            NNMEM_OUT=tmp_path / setting / "run.db",
+            PYTORCH_CUDA_ALLOC_CONF=f"expandable_segments:{setting}",
+        )
+        for setting in ("False", "True")
+    ]
+    (whole,) = view(said[0], "segments")["segments"]
+
+    assert whole["reserved_peak_bytes"] == said[0].said["stats"][0]["reserved_bytes.all.peak"]
+    assert whole["expandable_estimate_bytes"] == said[1].said["stats"][0]["reserved_bytes.all.peak"]
+    assert whole["expandable_estimate_bytes"] < whole["reserved_peak_bytes"]
+
+
+def test_sim_an_oom_is_explained_though_the_process_is_killed(tmp_path):
+    killed = rig.run(
+        "fragmented", tmp_path, preload=(harness.HOOK,), check=False, NNMEM_OUT=tmp_path / "run.db", SIMCUDA_MEMORY=1 << 30
+    )
+    assert killed.finished.status == -9
+    said = json.loads(killed.finished.out.splitlines()[-1])
+    rows = view(killed, "oom")
+    (oom,) = rows["oom"]
+    pieces = free_pieces(said["segments"])
+    page = 2 << 20
+
+    assert (oom["size_bytes"], oom["near_miss"], oom["phase"], oom["root"]) == (400 << 20, False, "forward", "Wide")
+    assert (oom["operation"], oom["line"].rsplit(".", 2)[-1]) == ("aten::empty", "forward)")
+    assert oom["step"] >= 1
+    assert oom["allocated_bytes"] == said["stats"]["allocated_bytes.all.current"]
+    assert oom["reserved_bytes"] == said["stats"]["reserved_bytes.all.current"]
+    assert (oom["free_bytes"], oom["largest_free_bytes"], oom["gaps"]) == (sum(pieces), max(pieces), len(pieces))
+    assert oom["driver_total_bytes"] - oom["driver_used_bytes"] == said["free"]
+    assert oom["fits_bytes"] == max(max(pieces), said["free"] // page * page) < oom["size_bytes"]
+    assert oom["cause"] == "fragmented"
+    assert sum(row["bytes"] for row in rows["category"]) == oom["allocated_bytes"]
+    assert sum(row["bytes"] for row in rows["layer"]) == oom["allocated_bytes"]
+    assert sorted(row["bytes"] for row in rows["gap"]) == sorted(pieces)
+    # The largest piece lies behind the block that was kept, up to the end of the segment.
+    largest = max(rows["gap"], key=lambda row: row["bytes"])
+    kept = killed.finished.db().one(f"SELECT size_bytes FROM v_allocation WHERE id = {largest['before_block']}")
+    assert (kept, largest["after_block"]) == (20 << 20, None)
+    assert rows["advice"][0]["advice"] == "expandable_segments"
+    text = harness.report("oom", tmp_path / "run.db").out
+    assert "fragmentation" in text and "400.0 MiB" in text
+
+
+def test_sim_a_retry_that_succeeds_is_a_near_miss(tmp_path):
+    simulated = rig.run("free_and_retry", tmp_path, preload=(harness.HOOK,), NNMEM_OUT=tmp_path / "run.db")
+    (row,) = view(simulated, "oom")["oom"]
+
+    assert (row["near_miss"], row["size_bytes"]) == (True, 4 << 30)
+    assert view(simulated, "segments")["segments"][0]["near_misses"] == 1
+    assert harness.report("oom", tmp_path / "run.db").out.startswith("\nNear miss 1 on cuda:0: 4 294 967 296 bytes")
