@@ -341,8 +341,8 @@ int report_losses(struct report *report)
 		if (error)
 			return error;
 		if (troubles.ooms > 1)
-			report_warning(report, "Out of memory %s more times: see the view info",
-			               format_count(troubles.ooms - 1, number));
+			report_warning(report, "Out of memory %s more times: see the view %s",
+			               format_count(troubles.ooms - 1, number), record_is_cuda(report->device) ? "oom" : "info");
 	}
 	error = store_each_note(report->store, each_note, &troubles);
 	if (error)

@@ -25,7 +25,7 @@ check() { # EXPECTED-NAME ARGUMENT...
 	fi
 }
 
-for view in summary timeline peak layers lifetimes growth stacks info; do
+for view in summary timeline peak layers lifetimes growth stacks segments ledger oom info; do
 	check $view.txt $view --width=100
 	check $view.json $view --format=json
 	check $view.csv $view --format=csv
@@ -44,6 +44,15 @@ check layers-below.txt layers --layer='features.*' --step=1
 check layers-limit.txt layers --limit=3 --units=bytes
 check peak-filtered.txt peak --phase=backward --category=gradient,backward_temporary --min-size=1KiB
 check peak-filtered.json peak --layer='features.*' --step=2 --min-size=100kB --format=json
+if [ "$name" = cuda ]; then
+	check segments-end.txt segments --at=end --width=140 --limit=1
+	check segments-step.csv segments --at=step=1 --format=csv
+	check segments-none.txt segments --at=oom=2
+	check ledger-oom.txt ledger --at=oom=1 --units=bytes
+	check ledger-step.json ledger --at=step=0 --format=json
+	check ledger-cpu.txt ledger --device=cpu
+	check oom-limit.txt oom --limit=1 --width=70
+fi
 check device.txt peak --device=cuda:7
 # Without UTF-8 nothing but ASCII leaves the program.
 LC_ALL=C check timeline-ascii.txt timeline --step=2 --width=60

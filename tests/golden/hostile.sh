@@ -58,16 +58,52 @@ many WITH n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSE
 SQL
 }
 
-changes | while read -r name sql; do
+# The same of a run on a GPU, for the views of its memory.
+cuda_changes() {
+	cat <<'SQL'
+overlap UPDATE allocation SET address = 70368744177664 WHERE level > 0;
+inside UPDATE allocation SET address = 70368744177664 + id WHERE level = 0;
+nowhere UPDATE allocation SET address = -id;
+wide UPDATE allocation SET size_bytes = 9223372036854775807 WHERE level = 1;
+wider UPDATE allocation SET size_bytes = 9223372036854775807;
+tiny UPDATE allocation SET size_bytes = 1 WHERE level = 1;
+mapped UPDATE allocation SET level = 4, caller = address WHERE level = 1;
+handles UPDATE allocation SET level = 4, caller = 5 WHERE level = 0 AND id % 2;
+unmapped INSERT INTO allocation SELECT id + 1000, device, 4, 7, size_bytes, alloc_seq, alloc_ns, alloc_seq, free_ns, thread, free_thread, stretch, free_stretch, phase, free_phase, category, rule, module, tensor, stack, flags, episode, call, 0, address FROM allocation WHERE level = 1;
+callers UPDATE object SET file = char(27) || '[31m/=cmd|calc';
+unknown DELETE FROM object;
+nocontext DELETE FROM driver WHERE first;
+silent DELETE FROM driver;
+used UPDATE driver SET used_bytes = 9223372036854775807, total_bytes = 0;
+unused UPDATE driver SET used_bytes = 0, segment_bytes = 9223372036854775807;
+asked UPDATE allocation SET requested_bytes = 9223372036854775807;
+wanted UPDATE oom SET size_bytes = 9223372036854775807;
+wanting UPDATE oom SET size_bytes = 0, seq = 0;
+alone DELETE FROM allocation;
+misses WITH n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) INSERT INTO refusal SELECT 9000 + i, i, 1, 1, 1, 1, 1, i, i, i, 1 FROM n;
+ooms WITH n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) INSERT INTO oom SELECT 9000 + i, i, 1, 1, 1, 1, 1, i, i, i, 1 FROM n;
+text UPDATE allocation SET caller = 'me';
+births UPDATE allocation SET alloc_seq = 3, free_seq = 3;
+ids UPDATE allocation SET id = id + 9223372036854770000;
+SQL
+}
+
+each_change() { # RUN VIEW...
+	run=$1
+	shift
+	views=$*
+	while read -r name sql; do
 	echo "$sql" >change.sql
 	rm -f run.db
-	"$golden_db" run.db "$folder/conv.sql" change.sql || exit 2
-	for view in summary timeline peak layers lifetimes growth stacks info; do
+	"$golden_db" run.db "$folder/$run.sql" change.sql || exit 2
+	for view in $views; do
 		for format in text json csv markdown; do
 			case $format-$view in
 			text-info) set -- "" "--width=60" ;;
 			text-stacks) set -- "--limit=all --width=60" "--bottom-up --of=allocated --step=2" "--folded --of=live" "--speedscope" ;;
 			text-growth) set -- "" "--limit=all --width=60 --device=cpu" ;;
+			text-segments | text-ledger) set -- "" "--limit=all --width=60 --at=oom=1" "--at=end" "--at=step=2" ;;
+			text-oom) set -- "" "--limit=all --width=60" ;;
 			text-summary) set -- "" "--device=cpu --width=60" ;;
 			text-*) set -- "" "--limit=all --width=60 --device=cpu --step=2" ;;
 			*) set -- "--limit=all" ;;
@@ -95,4 +131,8 @@ changes | while read -r name sql; do
 		done
 	done
 	[ $failed -eq 0 ] || exit 1
-done || exit 1
+	done
+}
+
+changes | each_change conv summary timeline peak layers lifetimes growth stacks info || exit 1
+cuda_changes | each_change cuda summary segments ledger oom || exit 1

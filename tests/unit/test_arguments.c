@@ -8,6 +8,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -73,6 +74,32 @@ static void test_arguments_parse_when_options_given_then_read(void **state)
 	assert_int_equal(arguments.colour, COLOUR_ALWAYS);
 }
 
+static void test_arguments_parse_when_a_moment_is_given_then_the_view_must_take_it(void **state)
+{
+	struct arguments arguments;
+
+	assert_int_equal(PARSE(&arguments, "segments", "run.db"), 0);
+	assert_int_equal(arguments.at, INSTANT_PEAK);
+	assert_int_equal(PARSE(&arguments, "segments", "run.db", "--at=end"), 0);
+	assert_int_equal(arguments.at, INSTANT_END);
+	assert_int_equal(PARSE(&arguments, "ledger", "run.db", "--at", "step=0"), 0);
+	assert_int_equal(arguments.at, INSTANT_STEP);
+	assert_int_equal(arguments.at_number, 0);
+	assert_int_equal(PARSE(&arguments, "ledger", "run.db", "--at=oom=12"), 0);
+	assert_int_equal(arguments.at, INSTANT_OOM);
+	assert_int_equal(arguments.at_number, 12);
+	assert_int_equal(PARSE(&arguments, "peak", "run.db", "--at=end"), -EINVAL);
+	assert_string_equal(arguments.message, "--at has no meaning for the view peak");
+	for (size_t i = 0; i < 5; i++) {
+		static const char *const wrong[] = {"--at=oom=0", "--at=step", "--at=step=", "--at=oom=x", "--at=noon"};
+		char message[96];
+
+		assert_int_equal(PARSE(&arguments, "segments", "run.db", wrong[i]), -EINVAL);
+		snprintf(message, sizeof(message), "%s: a moment is peak, end, step=N or oom=N", wrong[i]);
+		assert_string_equal(arguments.message, message);
+	}
+}
+
 static void test_arguments_parse_when_value_is_wrong_then_says_what_is_allowed(void **state)
 {
 	static const struct {
@@ -127,7 +154,8 @@ static void test_arguments_parse_when_view_is_unknown_then_lists_them(void **sta
 	assert_int_equal(PARSE(&arguments, "peaks", "run.db"), -EINVAL);
 	assert_string_equal(
 	        arguments.message,
-	        "there is no view 'peaks'; views are summary, timeline, peak, layers, lifetimes, growth, stacks, info");
+	        "there is no view 'peaks'; views are summary, timeline, peak, layers, lifetimes, growth, stacks, segments, "
+	        "ledger, oom, info");
 }
 
 static void test_arguments_parse_when_two_files_then_refused(void **state)
@@ -206,6 +234,7 @@ int main(void)
 	        cmocka_unit_test(test_arguments_parse_when_file_only_then_summary_as_text),
 	        cmocka_unit_test(test_arguments_parse_when_view_named_then_chosen),
 	        cmocka_unit_test(test_arguments_parse_when_options_given_then_read),
+	        cmocka_unit_test(test_arguments_parse_when_a_moment_is_given_then_the_view_must_take_it),
 	        cmocka_unit_test(test_arguments_parse_when_value_is_wrong_then_says_what_is_allowed),
 	        cmocka_unit_test(test_arguments_parse_when_no_file_then_refused),
 	        cmocka_unit_test(test_arguments_parse_when_view_is_unknown_then_lists_them),
