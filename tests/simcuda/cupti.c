@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -21,7 +22,8 @@
 struct CUpti_Subscriber_st {
 	CUpti_CallbackFunc callback;
 	void *userdata;
-	_Atomic(bool) resources[CUPTI_CBID_RESOURCE_SIZE]; /* which of them it wants to be told of */
+	char name[64];
+	_Atomic(bool) wants[CUPTI_CB_DOMAIN_SIZE][CUPTI_MAX_CBID]; /* what it wants to be told of */
 };
 
 static _Atomic(bool) kinds[CUPTI_ACTIVITY_KIND_COUNT];
@@ -176,17 +178,24 @@ SIM_EXPORT CUptiResult cuptiGetStreamIdEx(CUcontext context, CUstream stream, ui
 
 /* The subscriber ----------------------------------------------------------------------------------------------------- */
 
-SIM_EXPORT CUptiResult cuptiSubscribe(CUpti_SubscriberHandle *ret_subscriber, CUpti_CallbackFunc callback, void *userdata)
+SIM_EXPORT CUptiResult cuptiSubscribe_v2(CUpti_SubscriberHandle *ret_subscriber, CUpti_CallbackFunc callback, void *userdata,
+                                         CUpti_SubscriberParams *pParams)
 {
 	CUptiResult result = CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED;
+	const char *other;
 
 	if (cupti_without_driver())
 		return CUPTI_ERROR_UNKNOWN;
-	if (!ret_subscriber)
+	if (!ret_subscriber || (pParams && !pParams->structSize))
 		return CUPTI_ERROR_INVALID_PARAMETER;
 	pthread_mutex_lock(&lock);
-	if (!subscribed && !sim_setting("SIMCUDA_CUPTI_SUBSCRIBED", 0)) {
+	other = sim_setting("SIMCUDA_CUPTI_SUBSCRIBED", 0) ? "somebody" : subscribed ? subscriber.name : NULL;
+	if (other && pParams && pParams->oldSubscriberName) {
+		snprintf(pParams->oldSubscriberName, pParams->oldSubscriberSize, "%s", other);
+	} else if (!other) {
 		memset(&subscriber, 0, sizeof(subscriber));
+		snprintf(subscriber.name, sizeof(subscriber.name), "CUPTI for %.53s",
+		         pParams && pParams->subscriberName ? pParams->subscriberName : "");
 		subscriber.callback = callback;
 		subscriber.userdata = userdata;
 		subscribed = true;
@@ -197,6 +206,11 @@ SIM_EXPORT CUptiResult cuptiSubscribe(CUpti_SubscriberHandle *ret_subscriber, CU
 	if (result == CUPTI_SUCCESS)
 		observe(cupti_observe);
 	return result;
+}
+
+SIM_EXPORT CUptiResult cuptiSubscribe(CUpti_SubscriberHandle *ret_subscriber, CUpti_CallbackFunc callback, void *userdata)
+{
+	return cuptiSubscribe_v2(ret_subscriber, callback, userdata, NULL);
 }
 
 SIM_EXPORT CUptiResult cuptiUnsubscribe(CUpti_SubscriberHandle old)
@@ -222,32 +236,32 @@ static bool is_subscriber(CUpti_SubscriberHandle handle)
 	return is;
 }
 
-/* Of resources a subscriber hears of contexts; of synchronisation and marks, of nothing; calls cannot be listened to. */
+/* Of calls a subscriber hears all but their arguments; of resources, that contexts are made; of other domains, nothing. */
 static CUptiResult enable_callbacks(uint32_t enable, CUpti_SubscriberHandle handle, CUpti_CallbackDomain domain, uint32_t first,
                                     uint32_t last)
 {
-	if (!is_subscriber(handle))
+	if (!is_subscriber(handle) || domain <= CUPTI_CB_DOMAIN_INVALID || domain >= CUPTI_CB_DOMAIN_SIZE ||
+	    last >= CUPTI_MAX_CBID)
 		return CUPTI_ERROR_INVALID_PARAMETER;
-	if (enable && (domain == CUPTI_CB_DOMAIN_RUNTIME_API || domain == CUPTI_CB_DOMAIN_DRIVER_API)) {
-		sim_unimplemented("callbacks of CUPTI at calls");
-		return CUPTI_ERROR_NOT_SUPPORTED;
-	}
-	for (uint32_t cbid = first; cbid <= last && domain == CUPTI_CB_DOMAIN_RESOURCE; cbid++)
-		atomic_store(&subscriber.resources[cbid], enable != 0);
+	for (uint32_t cbid = first; cbid <= last; cbid++)
+		atomic_store(&subscriber.wants[domain][cbid], enable != 0);
 	return CUPTI_SUCCESS;
 }
 
 SIM_EXPORT CUptiResult cuptiEnableCallback(uint32_t enable, CUpti_SubscriberHandle handle, CUpti_CallbackDomain domain,
                                            CUpti_CallbackId cbid)
 {
-	if (domain == CUPTI_CB_DOMAIN_RESOURCE && cbid >= CUPTI_CBID_RESOURCE_SIZE)
-		return CUPTI_ERROR_INVALID_PARAMETER;
 	return enable_callbacks(enable, handle, domain, cbid, cbid);
 }
 
 SIM_EXPORT CUptiResult cuptiEnableDomain(uint32_t enable, CUpti_SubscriberHandle handle, CUpti_CallbackDomain domain)
 {
-	return enable_callbacks(enable, handle, domain, 1, CUPTI_CBID_RESOURCE_SIZE - 1);
+	return enable_callbacks(enable, handle, domain, 1, CUPTI_MAX_CBID - 1);
+}
+
+static bool wants(CUpti_CallbackDomain domain, CUpti_CallbackId cbid)
+{
+	return atomic_load(&subscriber.wants[domain][cbid]) && is_subscriber(&subscriber);
 }
 
 void cupti_tell_context(int device_id)
@@ -255,10 +269,16 @@ void cupti_tell_context(int device_id)
 	__typeof__(cuDevicePrimaryCtxRetain) *retain = (__typeof__(retain))sim_driver_function("cuDevicePrimaryCtxRetain");
 	CUpti_ResourceData data = {0};
 
-	if (!is_subscriber(&subscriber) || !atomic_load(&subscriber.resources[CUPTI_CBID_RESOURCE_CONTEXT_CREATED]))
+	if (!wants(CUPTI_CB_DOMAIN_RESOURCE, CUPTI_CBID_RESOURCE_CONTEXT_CREATED))
 		return;
 	retain(&data.context, device_id);
 	subscriber.callback(subscriber.userdata, CUPTI_CB_DOMAIN_RESOURCE, CUPTI_CBID_RESOURCE_CONTEXT_CREATED, &data);
+}
+
+void cupti_tell_call(CUpti_CallbackDomain domain, CUpti_CallbackId cbid, const CUpti_CallbackData *data)
+{
+	if (cbid < CUPTI_MAX_CBID && wants(domain, cbid))
+		subscriber.callback(subscriber.userdata, domain, cbid, data);
 }
 
 /* Kinds of records --------------------------------------------------------------------------------------------------- */

@@ -8,12 +8,15 @@
  * The client's callbacks run with buffers_lock held, one at a time: a client that takes a lock of its own in them must not
  * hold it while it calls CUPTI.  What it calls of CUDA in them is recorded later.
  *
- * Misbehaviour on request (sim.h): small buffers, late completion, dropped records, reversed order.
+ * Misbehaviour on request (sim.h): small buffers, late completion, dropped records, reversed order, and a device that is
+ * behind, so that what it was given is complete when somebody has waited for it.  What is wanted then of a buffer with
+ * incomplete records: only a forced flush gives it back, without their times.
  */
 #include "cupti_internal.h"
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -31,18 +34,20 @@ struct callbacks {
 struct buffer {
 	struct buffer *next;
 	struct callbacks client; /* whose it is */
-	pthread_t thread;        /* whose records it takes */
+	uint64_t thread;         /* whose records it takes */
 	uint8_t *bytes;
 	size_t size_bytes;  /* as the client said */
 	size_t limit_bytes; /* what is used of it */
 	size_t used_bytes;
 	size_t nr_records, max_records; /* max_records 0: as many as fit */
+	uint64_t pending_since;         /* nr_synchronized when a record of the device's came last; 0: none did */
+	size_t pending_from_bytes;      /* of the first one that came then */
 };
 
 /* A record that waits for a buffer. */
 struct queued {
 	struct queued *next;
-	pthread_t thread;
+	uint64_t thread;
 	size_t size_bytes;
 	uint8_t record[];
 };
@@ -55,7 +60,9 @@ static size_t nr_dropped;
 static pthread_mutex_t buffers_lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows; never taken with the driver's lock held */
 static struct callbacks callbacks;
 static struct buffer *open_buffers; /* being filled */
+static struct buffer *full_buffers; /* with SIMCUDA_CUPTI_PENDING: full, and with records that are not complete */
 static struct buffer *held;         /* with SIMCUDA_CUPTI_REVERSE: full, and waits for the next one */
+static uint64_t nr_synchronized = 1;
 static bool for_each_thread = true;
 static bool zeroed; /* the client's buffers are zero */
 static __thread bool in_callback;
@@ -65,6 +72,17 @@ static pthread_cond_t late_more = PTHREAD_COND_INITIALIZER;
 static struct buffer *late, **late_end = &late; /* complete, and not said so yet */
 static bool late_started;
 
+/* The number of the calling thread, which no other one ever has. */
+static uint64_t this_thread(void)
+{
+	static _Atomic(uint64_t) nr_threads;
+	static __thread uint64_t number;
+
+	if (!number)
+		number = atomic_fetch_add(&nr_threads, 1) + 1;
+	return number;
+}
+
 void cupti_deliver(const void *record, size_t size_bytes)
 {
 	const uint64_t drop_each = sim_setting("SIMCUDA_CUPTI_DROP", 0);
@@ -72,7 +90,7 @@ void cupti_deliver(const void *record, size_t size_bytes)
 
 	if (!queued)
 		sim_die("no memory for", "a record");
-	*queued = (struct queued){.thread = pthread_self(), .size_bytes = size_bytes};
+	*queued = (struct queued){.thread = this_thread(), .size_bytes = size_bytes};
 	memcpy(queued->record, record, size_bytes);
 	pthread_mutex_lock(&queue_lock);
 	if (drop_each && ++nr_queued % drop_each == 0) {
@@ -173,14 +191,42 @@ static void give_back_now_or_late(struct buffer *buffer)
 		give_back(buffer);
 }
 
-/* @buffer, which is open, is done. */
+/* Of what the device does, times are known when it is done. */
+static bool is_of_device(CUpti_ActivityKind kind)
+{
+	return kind == CUPTI_ACTIVITY_KIND_MEMCPY || kind == CUPTI_ACTIVITY_KIND_MEMSET || kind == CUPTI_ACTIVITY_KIND_KERNEL ||
+	       kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL;
+}
+
+static bool is_pending(const struct buffer *buffer)
+{
+	return buffer->pending_since == nr_synchronized;
+}
+
+/* Take away the times of the records of @buffer that are not complete. */
+static void take_times(struct buffer *buffer)
+{
+	size_t at_bytes = buffer->pending_from_bytes;
+
+	while (is_pending(buffer) && at_bytes < buffer->used_bytes) {
+		CUpti_Activity *record = (CUpti_Activity *)(buffer->bytes + at_bytes);
+
+		if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY)
+			((CUpti_ActivityMemcpy6 *)record)->start = ((CUpti_ActivityMemcpy6 *)record)->end = 0;
+		else if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET)
+			((CUpti_ActivityMemset4 *)record)->start = ((CUpti_ActivityMemset4 *)record)->end = 0;
+		else if (is_of_device(record->kind))
+			((CUpti_ActivityKernel10 *)record)->start = ((CUpti_ActivityKernel10 *)record)->end = 0;
+		at_bytes += cupti_record_bytes(record->kind);
+	}
+}
+
+/* @buffer, which was taken off its list, is done. */
 static void complete(struct buffer *buffer)
 {
-	struct buffer **link = &open_buffers, *before = held;
+	struct buffer *before = held;
 
-	while (*link != buffer)
-		link = &(*link)->next;
-	*link = buffer->next;
+	take_times(buffer);
 	if (sim_setting("SIMCUDA_CUPTI_REVERSE", 0)) {
 		reverse(buffer);
 		if (!before) {
@@ -194,10 +240,40 @@ static void complete(struct buffer *buffer)
 		give_back_now_or_late(before);
 }
 
-static void complete_all(void)
+/* Those of a list that have no incomplete records, or with @forced all of them. */
+static void complete_list(struct buffer **link, bool forced)
 {
-	while (open_buffers)
-		complete(open_buffers);
+	while (*link) {
+		struct buffer *buffer = *link;
+
+		if (is_pending(buffer) && !forced) {
+			link = &buffer->next;
+			continue;
+		}
+		*link = buffer->next;
+		complete(buffer);
+	}
+}
+
+/* @buffer, which is open, is full. */
+static void fill_up(struct buffer *buffer)
+{
+	struct buffer **link = &open_buffers;
+
+	while (*link != buffer)
+		link = &(*link)->next;
+	*link = buffer->next;
+	for (link = &full_buffers; *link;)
+		link = &(*link)->next;
+	buffer->next = NULL;
+	*link = buffer;
+	complete_list(&full_buffers, false);
+}
+
+static void complete_all(bool forced)
+{
+	complete_list(&full_buffers, forced);
+	complete_list(&open_buffers, forced);
 	if (held) {
 		give_back_now_or_late(held);
 		held = NULL;
@@ -207,7 +283,7 @@ static void complete_all(void)
 /* Filling ------------------------------------------------------------------------------------------------------------ */
 
 /* A buffer of the client's for @thread, or NULL when it has none to give. */
-static struct buffer *request(pthread_t thread)
+static struct buffer *request(uint64_t thread)
 {
 	const uint64_t limit_bytes = sim_setting("SIMCUDA_CUPTI_BUFFER", 0);
 	struct buffer *buffer;
@@ -244,10 +320,10 @@ static void place(const struct queued *queued)
 {
 	struct buffer *buffer = open_buffers;
 
-	while (buffer && for_each_thread && !pthread_equal(buffer->thread, queued->thread))
+	while (buffer && for_each_thread && buffer->thread != queued->thread)
 		buffer = buffer->next;
 	if (buffer && buffer->nr_records && !has_room(buffer, queued->size_bytes)) {
-		complete(buffer);
+		fill_up(buffer);
 		buffer = NULL;
 	}
 	if (!buffer)
@@ -257,6 +333,11 @@ static void place(const struct queued *queued)
 		return;
 	}
 	memcpy(buffer->bytes + buffer->used_bytes, queued->record, queued->size_bytes);
+	if (is_of_device(((const CUpti_Activity *)queued->record)->kind) && !is_pending(buffer) &&
+	    sim_setting("SIMCUDA_CUPTI_PENDING", 0)) {
+		buffer->pending_since = nr_synchronized;
+		buffer->pending_from_bytes = buffer->used_bytes;
+	}
 	buffer->used_bytes += queued->size_bytes;
 	buffer->nr_records++;
 }
@@ -286,19 +367,31 @@ void cupti_drain(void)
 	pthread_mutex_unlock(&buffers_lock);
 }
 
-void cupti_flush(void)
+void cupti_synchronized(void)
 {
 	if (in_callback)
 		return;
 	pthread_mutex_lock(&buffers_lock);
 	place_all();
-	complete_all();
+	nr_synchronized++;
+	complete_list(&full_buffers, false);
+	pthread_mutex_unlock(&buffers_lock);
+}
+
+/* Give back all buffers but, unless @forced, those that wait for the device. */
+static void flush(bool forced)
+{
+	if (in_callback)
+		return;
+	pthread_mutex_lock(&buffers_lock);
+	place_all();
+	complete_all(forced);
 	pthread_mutex_unlock(&buffers_lock);
 }
 
 void cupti_detach_buffers(void)
 {
-	cupti_flush();
+	flush(true);
 	pthread_mutex_lock(&buffers_lock);
 	callbacks = (struct callbacks){0};
 	for_each_thread = true;
@@ -314,14 +407,13 @@ SIM_EXPORT CUptiResult cuptiActivityRegisterCallbacks(CUpti_BuffersCallbackReque
 {
 	if (!funcBufferRequested || !funcBufferCompleted)
 		return CUPTI_ERROR_INVALID_PARAMETER;
-	cupti_flush();
+	flush(true);
 	pthread_mutex_lock(&buffers_lock);
 	callbacks = (struct callbacks){funcBufferRequested, funcBufferCompleted};
 	pthread_mutex_unlock(&buffers_lock);
 	return CUPTI_SUCCESS;
 }
 
-/* All records are complete as soon as they are made, so that both ways to flush are the same. */
 SIM_EXPORT CUptiResult cuptiActivityFlushAll(uint32_t flag)
 {
 	bool registered;
@@ -333,7 +425,7 @@ SIM_EXPORT CUptiResult cuptiActivityFlushAll(uint32_t flag)
 	pthread_mutex_unlock(&buffers_lock);
 	if (!registered)
 		return CUPTI_ERROR_INVALID_OPERATION;
-	cupti_flush();
+	flush(flag & CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
 	return CUPTI_SUCCESS;
 }
 

@@ -10,11 +10,14 @@
  *   CLIENT_RECORDS   how many records it lets into one (0: as many as fit)
  *   CLIENT_NO_SOURCE 1: it does not ask for the sources of memory
  *   CLIENT_CLOCK     1: timestamps count from 1
- *   CLIENT_SUBSCRIBE 1: it subscribes as well
+ *   CLIENT_SUBSCRIBE the domain that it subscribes to as well, by number
+ *   CLIENT_CALL      a call of the runtime that it wants records of, by number
+ *   CLIENT_ONE_BUFFER 1: one buffer for all threads
  *
  * Lines, of words: "call FUNCTION RESULT"; "memory OPERATION KIND DEVICE ADDRESS BYTES CONTEXT STREAM ASYNC POOL THRESHOLD
  * POOL-SIZE POOL-USED TIMESTAMP CORRELATION SOURCE"; "pool OPERATION DEVICE ADDRESS SIZE THRESHOLD KEEP USED CORRELATION";
- * "call-record KIND CORRELATION"; "record KIND"; "buffer THREAD RECORDS BYTES-VALID DROPPED LAST-RESULT".
+ * "call-record KIND CBID CORRELATION"; "work KIND START END" of what a device does; "record KIND"; "heard DOMAIN CBID SITE";
+ * "buffer THREAD RECORDS BYTES-VALID DROPPED LAST-RESULT"; "mark WORD".
  */
 #define _GNU_SOURCE /* RTLD_DEFAULT, gettid */
 #include <cupti.h>
@@ -97,8 +100,12 @@ static void write_record(const CUpti_Activity *record)
 		break;
 	case CUPTI_ACTIVITY_KIND_RUNTIME:
 	case CUPTI_ACTIVITY_KIND_DRIVER:
-		dprintf(fd, "call-record %d %" PRIu32 "\n", (int)record->kind,
-		        ((const CUpti_ActivityAPI *)record)->correlationId);
+		dprintf(fd, "call-record %d %" PRIu32 " %" PRIu32 "\n", (int)record->kind,
+		        ((const CUpti_ActivityAPI *)record)->cbid, ((const CUpti_ActivityAPI *)record)->correlationId);
+		break;
+	case CUPTI_ACTIVITY_KIND_MEMSET:
+		dprintf(fd, "work %d %" PRIu64 " %" PRIu64 "\n", (int)record->kind,
+		        ((const CUpti_ActivityMemset4 *)record)->start, ((const CUpti_ActivityMemset4 *)record)->end);
 		break;
 	default:
 		dprintf(fd, "record %d\n", (int)record->kind);
@@ -127,7 +134,9 @@ static uint64_t count(void)
 
 static void hear(void *userdata, CUpti_CallbackDomain domain, CUpti_CallbackId cbid, const void *cbdata)
 {
-	dprintf(fd, "heard %d %" PRIu32 "\n", (int)domain, cbid);
+	int site = domain == CUPTI_CB_DOMAIN_RUNTIME_API ? (int)((const CUpti_CallbackData *)cbdata)->callbackSite : -1;
+
+	dprintf(fd, "heard %d %" PRIu32 " %d\n", (int)domain, cbid, site);
 }
 
 static size_t setting(const char *name, size_t otherwise)
@@ -137,14 +146,14 @@ static size_t setting(const char *name, size_t otherwise)
 	return text ? strtoul(text, NULL, 0) : otherwise;
 }
 
-static void subscribe(void)
+static void subscribe(CUpti_CallbackDomain domain)
 {
 	CUpti_SubscriberHandle subscriber;
 	CUptiResult result = CUPTI(cuptiSubscribe)(&subscriber, hear, NULL);
 
 	wrote_call("cuptiSubscribe", result);
 	if (result == CUPTI_SUCCESS)
-		wrote_call("cuptiEnableDomain", CUPTI(cuptiEnableDomain)(1, subscriber, CUPTI_CB_DOMAIN_RESOURCE));
+		wrote_call("cuptiEnableDomain", CUPTI(cuptiEnableDomain)(1, subscriber, domain));
 }
 
 static __attribute__((constructor)) void start(void)
@@ -161,7 +170,11 @@ static __attribute__((constructor)) void start(void)
 	get_dropped = CUPTI(cuptiActivityGetNumDroppedRecords);
 	flush_all = CUPTI(cuptiActivityFlushAll);
 	if (setting("CLIENT_SUBSCRIBE", 0))
-		subscribe();
+		subscribe((CUpti_CallbackDomain)setting("CLIENT_SUBSCRIBE", 0));
+	if (setting("CLIENT_ONE_BUFFER", 0))
+		wrote_call("cuptiActivitySetAttribute",
+		           CUPTI(cuptiActivitySetAttribute)(CUPTI_ACTIVITY_ATTR_PER_THREAD_ACTIVITY_BUFFER, &(size_t){1},
+		                                            &(uint8_t){0}));
 	if (setting("CLIENT_CLOCK", 0))
 		wrote_call("cuptiActivityRegisterTimestampCallback", CUPTI(cuptiActivityRegisterTimestampCallback)(count));
 	wrote_call("cuptiActivityRegisterCallbacks", CUPTI(cuptiActivityRegisterCallbacks)(requested, completed));
@@ -174,6 +187,9 @@ static __attribute__((constructor)) void start(void)
 			break;
 		wrote_call("cuptiActivityEnable", CUPTI(cuptiActivityEnable)((CUpti_ActivityKind)kind));
 	}
+	if (setting("CLIENT_CALL", 0))
+		wrote_call("cuptiActivityEnableRuntimeApi",
+		           CUPTI(cuptiActivityEnableRuntimeApi)((CUpti_CallbackId)setting("CLIENT_CALL", 0), 1));
 }
 
 int client_flush(unsigned flag)

@@ -33,6 +33,9 @@ uint32_t cupti_stream_id(const void *stream);
 /* Tell the subscriber that the context of @device_id was made.  No lock is held. */
 void cupti_tell_context(int device_id);
 
+/* Tell the subscriber, if it wants to know, of a call of the API.  No lock is held. */
+void cupti_tell_call(CUpti_CallbackDomain domain, CUpti_CallbackId cbid, const CUpti_CallbackData *data);
+
 /* Watch the device: the observer of observe.h. */
 void cupti_observe(const struct observed *observed);
 
@@ -49,10 +52,10 @@ void cupti_deliver(const void *record, size_t size_bytes);
  */
 void cupti_drain(void);
 
-/* Give all buffers to their clients; what was taken over without a buffer for it is dropped. */
-void cupti_flush(void);
+/* The program waited for the device: with SIMCUDA_CUPTI_PENDING, what it had to do until now is complete. */
+void cupti_synchronized(void);
 
-/* The same, and forget the callbacks. */
+/* Give all buffers to their clients, and forget the callbacks. */
 void cupti_detach_buffers(void);
 
 #endif

@@ -2,8 +2,8 @@
  * Records of the simulated CUPTI: what the driver's observer is told, in the public layouts.
  *
  * A call of the runtime and what it makes the driver do have one correlation, that of the call; calls that another call
- * makes are not recorded.  Kernels take no time, so that their end is when they began.  Not known, and 0: what a call
- * returned.
+ * makes are not recorded, nor told to a subscriber.  Kernels take no time.  Not known, and 0: what a call returned.  What
+ * libraries compute, and what a graph does when it is launched, are no kernels here.
  */
 #define _GNU_SOURCE /* dladdr */
 #include "cupti_internal.h"
@@ -27,7 +27,9 @@ struct call {
 	uint32_t correlation_id;
 	uint64_t start_ns;
 	const void *site;
-	int made_context_of; /* device, or -1: it made none */
+	const char *name;
+	uint64_t correlation_data; /* the subscriber's, from the call's beginning to its end */
+	int made_context_of;       /* device, or -1: it made none */
 };
 
 /* The regions of external kinds that a thread is in. */
@@ -85,6 +87,23 @@ static int compare_names(const void *name, const void *function)
 	return strcmp(name, ((const struct cupti_function *)function)->name);
 }
 
+/* The subscriber is not told of arguments: the compiler, which tells of calls, does not know them. */
+static void tell_call(CUpti_ApiCallbackSite site, int device)
+{
+	static const int success;
+	const CUpti_CallbackData data = {
+	        .callbackSite = site,
+	        .functionName = call.name,
+	        .functionReturnValue = site == CUPTI_API_EXIT ? (void *)&success : NULL,
+	        .contextUid = device < 0 ? CUPTI_INVALID_CONTEXT_ID : (uint32_t)device + 1,
+	        .correlationData = &call.correlation_data,
+	        .correlationId = call.correlation_id,
+	};
+
+	cupti_tell_call(call.kind == CUPTI_ACTIVITY_KIND_RUNTIME ? CUPTI_CB_DOMAIN_RUNTIME_API : CUPTI_CB_DOMAIN_DRIVER_API,
+	                call.cbid, &data);
+}
+
 static void call_begins(const struct observed *observed)
 {
 	const bool of_runtime = !strncmp(observed->what, "cuda", 4) || !strncmp(observed->what, "__cuda", 6);
@@ -100,8 +119,10 @@ static void call_begins(const struct observed *observed)
 	        .correlation_id = atomic_fetch_add(&nr_calls, 1) + 1,
 	        .start_ns = cupti_now(),
 	        .site = observed->site,
+	        .name = observed->what,
 	        .made_context_of = -1,
 	};
+	tell_call(CUPTI_API_ENTER, observed->context_device_id);
 }
 
 static void deliver_external(void)
@@ -119,7 +140,7 @@ static void deliver_external(void)
 	}
 }
 
-static void call_ends(void)
+static void call_ends(const struct observed *observed)
 {
 	const CUpti_ActivityAPI record = {
 	        .kind = call.kind,
@@ -138,8 +159,11 @@ static void call_ends(void)
 		deliver_external();
 		cupti_deliver(&record, sizeof(record));
 	}
+	if (strstr(call.name, "Synchronize"))
+		cupti_synchronized();
 	call.active = false;
 	cupti_drain();
+	tell_call(CUPTI_API_EXIT, observed->context_device_id);
 	if (made_context_of >= 0)
 		cupti_tell_context(made_context_of);
 }
@@ -365,7 +389,7 @@ void cupti_observe(const struct observed *observed)
 		call_begins(observed);
 		break;
 	case OBSERVED_RETURN:
-		call_ends();
+		call_ends(observed);
 		break;
 	case OBSERVED_CONTEXT:
 		call.made_context_of = observed->device_id;

@@ -61,9 +61,9 @@ def train_as_client():
 @scenario
 def train_as_client_beside_the_profiler():
     train()
-    client().client_flush(1)
     client().client_mark(b"profiler")
     profiled("trace-0.json")
+    client().client_mark(b"profiled")
     train(width=512)
     client().client_flush(1)
 
@@ -137,7 +137,53 @@ def twenty():
         import time
 
         time.sleep(1)
-    print(json.dumps({"flush": status}))
+    timestamp = got(Call("libcupti.so.13").cuptiGetTimestamp)
+    print(json.dumps({"flush": status, "timestamp": timestamp}))
+
+
+@scenario
+def many_threads():
+    """Four threads allocate and free; with `flush` another one flushes all the while."""
+    import threading
+
+    runtime = Call("libcudart.so.13")
+    ended, together = threading.Event(), threading.Barrier(4)
+
+    def allocate(i):
+        together.wait()
+        for j in range(50):
+            address = got(runtime.cudaMalloc, 1000 * i + j + 1)
+            runtime.cudaFree(address)
+
+    def flush():
+        while not ended.wait(0.001):
+            client().client_flush(0)
+
+    threads = [threading.Thread(target=allocate, args=(i,)) for i in range(4)]
+    flusher = threading.Thread(target=flush)
+    for thread in threads + ([flusher] if "flush" in sys.argv else []):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ended.set()
+    if flusher.ident:
+        flusher.join()
+    client().client_flush(1)
+
+
+@scenario
+def pending():
+    """Memory is filled, and somebody waits for that; and filled again, and nobody does."""
+    runtime = Call("libcudart.so.13")
+    address = got(runtime.cudaMalloc, MIB)
+    runtime.cudaMemset(address, 0, MIB)
+    client().client_flush(0)
+    client().client_mark(b"flushed")
+    runtime.cudaDeviceSynchronize()
+    client().client_flush(0)
+    client().client_mark(b"synchronized")
+    runtime.cudaMemset(address, 0, MIB)
+    client().client_flush(1)
 
 
 @scenario

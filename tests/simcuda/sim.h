@@ -22,6 +22,8 @@
  *   SIMCUDA_CUPTI_BUFFER      bytes of each buffer that are used, whatever the client gave
  *   SIMCUDA_CUPTI_LATE        a buffer is completed by another thread, that many ms later; a flush does not wait for it
  *   SIMCUDA_CUPTI_DROP        each n-th record is dropped, and counted
+ *   SIMCUDA_CUPTI_PENDING     1: a kernel's, copy's or fill's record is complete when somebody has waited for the device;
+ *                             until then a flush that is not forced, or being full, gives its buffer not back
  *   SIMCUDA_CUPTI_REVERSE     1: records are reversed in a buffer, and every other full buffer waits for the next one
  */
 #ifndef NNMEM_SIMCUDA_SIM_H

@@ -10,6 +10,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import harness
 import pytest
@@ -17,7 +18,9 @@ import rig
 
 SCENARIOS = pathlib.Path(__file__).resolve().parent / "cupti_scenarios.py"
 CLIENT = rig.SIMULATED / "cupti_client.so"
-DRIVER, RUNTIME, MEMORY2, MEMORY_POOL = 4, 5, 49, 50
+MEMSET, DRIVER, RUNTIME, MEMORY2, MEMORY_POOL = 2, 4, 5, 49, 50
+CALLS, RESOURCE = 2, 3  # domains
+CUDA_MALLOC, CUDA_FREE = 20, 22
 PINNED, DEVICE, ARRAY, MANAGED = 2, 3, 4, 5
 NONE = 0xFFFFFFFF  # a context or a stream
 MAX_LIMIT_REACHED = 12
@@ -175,6 +178,7 @@ def test_sim_client_gets_a_record_for_each_event_of_the_driver(trained):
     records = in_time(trained.memory())
     assert len(records) > 5 and {record.kind for record in records} == {DEVICE, PINNED}
     assert by_cupti(records) == by_driver(trained.log)
+    assert records[-1].timestamp < 1e6, "by the client's clock, which counts"
     assert {(record.context, record.stream, record.is_async) for record in records} == {(1, NONE, 0)}
     # Each thread that made records has buffers of its own, and all of a buffer is records.
     assert len(trained.buffers()) >= 2
@@ -190,7 +194,7 @@ def test_sim_source_is_the_library_that_called(trained):
 
 
 def test_sim_record_has_the_correlation_of_its_call(trained):
-    calls = {int(line[2]): int(line[1]) for line in trained.lines if line[0] == "call-record"}
+    calls = {int(line[3]): int(line[1]) for line in trained.lines if line[0] == "call-record"}
     for record in trained.memory():
         assert calls[record.correlation] == (DRIVER if "sim-cublas" in record.source else RUNTIME)
 
@@ -231,18 +235,24 @@ def test_sim_a_lie_of_the_log_is_no_lie_of_the_records(tmp_path):
 
 def test_sim_a_second_registration_takes_the_records(tmp_path):
     ran = run("train_as_client_beside_the_profiler", tmp_path)
-    until = in_time(ran.memory(ran.until("profiler")))
-    events = by_driver(ran.log)
-    assert 0 < len(until) < len(events) and by_cupti(until) == events[: len(until)]
-    # torch.profiler has registered its own callbacks for good.
-    assert ran.after("profiler") == [["call", "cuptiActivityFlushAll", "0"]]
+    records, events = in_time(ran.memory()), by_driver(ran.log)
+    assert 0 < len(records) < len(events) and by_cupti(records) == events[: len(records)]
+    # It got what was in its buffers when torch.profiler registered callbacks of its own, which it did for good.
+    assert [line[0] for line in ran.until("profiler")] == ["call"] * 4 and ran.memory(ran.until("profiled")) == ran.memory()
+    assert ran.after("profiled") == [["call", "cuptiActivityFlushAll", "0"]]
     # It took the client's records for its own, and has its trace nonetheless.
-    assert "kernel" in (tmp_path / "trace-0.json").read_text()
+    assert '"cat": "kernel"' in (tmp_path / "trace-0.json").read_text()
+
+
+def test_sim_a_profiler_that_tears_down_ends_every_session(tmp_path):
+    ran = run("train_as_client_beside_the_profiler", tmp_path, TEARDOWN_CUPTI=1)
+    assert ran.after("profiled") == [["call", "cuptiActivityFlushAll", "7"]]
+    assert '"cat": "kernel"' in (tmp_path / "trace-0.json").read_text()
 
 
 def test_sim_a_subscriber_before_it_keeps_the_profiler_from_the_device(tmp_path):
-    ran = run("train_as_client_beside_the_profiler", tmp_path, CLIENT_SUBSCRIBE=1)
-    assert ["heard", "3", "1"] in ran.lines, "that a context was made"
+    ran = run("train_as_client_beside_the_profiler", tmp_path, CLIENT_SUBSCRIBE=RESOURCE)
+    assert ["heard", "3", "1", "-1"] in ran.lines, "that a context was made"
     assert by_cupti(in_time(ran.memory())) == by_driver(ran.log)
     assert "CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED (39)" in ran.finished.err
     assert '"cat": "kernel"' not in (tmp_path / "trace-0.json").read_text()
@@ -262,6 +272,46 @@ def test_sim_without_misbehaviour_records_come_in_order_at_the_flush(tmp_path):
     ran = run("twenty", tmp_path)
     assert sizes(ran.memory()) == TWENTY and not ran.memory(ran.until("flush"))
     assert [(records, dropped) for _, records, _, dropped, _ in ran.buffers()] == [(40, 0)]
+    assert abs(ran.said["timestamp"] - time.time_ns()) < 600e9, "whatever clock the records have"
+
+
+def test_sim_without_a_clock_of_the_clients_times_are_of_the_day(tmp_path):
+    before = time.time_ns()
+    ran = run("twenty", tmp_path, CLIENT_CLOCK=0)
+    assert all(before < record.timestamp < time.time_ns() for record in ran.memory()) and sizes(ran.memory()) == TWENTY
+
+
+def test_sim_single_calls_are_recorded_and_told(tmp_path):
+    ran = run("twenty", tmp_path, CLIENT_CALL=CUDA_MALLOC, CLIENT_SUBSCRIBE=CALLS)
+    assert [line[1:3] for line in ran.lines if line[0] == "call-record"] == [[str(RUNTIME), str(CUDA_MALLOC)]] * 20
+    heard = [[int(word) for word in line[1:]] for line in ran.lines if line[0] == "heard"]
+    assert heard == [[CALLS, cbid, site] for cbid in (CUDA_MALLOC, CUDA_FREE) for _ in range(20) for site in (0, 1)]
+
+
+@pytest.mark.parametrize("one_buffer", (0, 1))
+def test_sim_threads_have_buffers_of_their_own_unless_told_otherwise(one_buffer, tmp_path):
+    ran = run("many_threads", tmp_path, CLIENT_ONE_BUFFER=one_buffer)
+    assert by_cupti(in_time(ran.memory())) == by_driver(ran.log) and len(ran.memory()) == 400
+    assert [records for _, records, *_ in ran.buffers()] == ([400] if one_buffer else [100] * 4)
+
+
+def test_sim_threads_lose_nothing_while_another_one_flushes(tmp_path):
+    ran = run("many_threads", tmp_path, "flush", SIMCUDA_CUPTI_BUFFER=600)
+    assert by_cupti(in_time(ran.memory())) == by_driver(ran.log) and len(ran.memory()) == 400
+
+
+def test_sim_an_incomplete_record_keeps_its_buffer_until_it_is_complete_or_forced(tmp_path):
+    kinds = f"{MEMORY2} {MEMSET}"
+    ran = run("pending", tmp_path, SIMCUDA_CUPTI_PENDING=1, CLIENT_KINDS=kinds)
+    assert not ran.memory(ran.until("flushed")) and ran.memory(ran.until("synchronized"))
+    filled, again = [line for line in ran.lines if line[0] == "work"]
+    assert filled in ran.until("synchronized") and int(filled[2]) > 0
+    assert again == ["work", str(MEMSET), "0", "0"]
+
+    (tmp_path / "at_once").mkdir()
+    at_once = run("pending", tmp_path / "at_once", CLIENT_KINDS=kinds)
+    assert at_once.memory(at_once.until("flushed"))
+    assert all(int(line[2]) > 0 for line in at_once.lines if line[0] == "work")
 
 
 def test_sim_small_buffers_come_when_they_are_full(tmp_path):
@@ -283,7 +333,7 @@ def test_sim_a_record_without_room_is_dropped(tmp_path):
 
 def test_sim_late_buffers_come_from_another_thread_after_the_flush(tmp_path):
     ran = run("twenty", tmp_path, "late", SIMCUDA_CUPTI_LATE=100)
-    assert ran.said == {"flush": 0}
+    assert ran.said["flush"] == 0
     assert not ran.memory(ran.until("flushed")) and sizes(ran.memory()) == TWENTY
     assert [thread != ran.finished.pid for thread, *_ in ran.buffers()] == [True]
 
@@ -366,7 +416,7 @@ def test_sim_codes_without_a_driver_are_those_of_the_real_one():
 
 def test_sim_client_without_a_driver_gets_nothing(tmp_path):
     ran = run("twenty", tmp_path, SIMCUDA_CUPTI_NO_DRIVER=1)
-    assert not ran.memory() and ran.said == {"flush": 999}
+    assert not ran.memory() and ran.said["flush"] == 999
     assert ran.calls()["cuptiActivityRegisterCallbacks"] == 0 and ran.calls()["cuptiActivityEnable"] == 999
 
 
