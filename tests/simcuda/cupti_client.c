@@ -17,7 +17,7 @@
  * Lines, of words: "call FUNCTION RESULT"; "memory OPERATION KIND DEVICE ADDRESS BYTES CONTEXT STREAM ASYNC POOL THRESHOLD
  * POOL-SIZE POOL-USED TIMESTAMP CORRELATION SOURCE"; "pool OPERATION DEVICE ADDRESS SIZE THRESHOLD KEEP USED CORRELATION";
  * "call-record KIND CBID CORRELATION"; "work KIND START END" of what a device does; "record KIND"; "heard DOMAIN CBID SITE";
- * "buffer THREAD RECORDS BYTES-VALID DROPPED LAST-RESULT"; "mark WORD".
+ * "buffer THREAD RECORDS BYTES-VALID DROPPED LAST-RESULT BYTES-NOT-ZERO-AFTER-THEM"; "mark WORD".
  */
 #define _GNU_SOURCE /* RTLD_DEFAULT, gettid */
 #include <cupti.h>
@@ -116,14 +116,16 @@ static void completed(CUcontext context, uint32_t streamId, uint8_t *buffer, siz
 {
 	CUpti_Activity *record = NULL;
 	CUptiResult result;
-	size_t nr_records = 0, nr_dropped = 0;
+	size_t nr_records = 0, nr_dropped = 0, nr_dirty = 0;
 
 	while ((result = next_record(buffer, validSize, &record)) == CUPTI_SUCCESS) {
 		write_record(record);
 		nr_records++;
 	}
 	get_dropped(context, streamId, &nr_dropped);
-	dprintf(fd, "buffer %d %zu %zu %zu %d\n", (int)gettid(), nr_records, validSize, nr_dropped, (int)result);
+	for (size_t i = validSize; i < size; i++)
+		nr_dirty += buffer[i] != 0;
+	dprintf(fd, "buffer %d %zu %zu %zu %d %zu\n", (int)gettid(), nr_records, validSize, nr_dropped, (int)result, nr_dirty);
 	free(buffer);
 }
 

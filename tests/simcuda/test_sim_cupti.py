@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import typing
 
 import harness
 import pytest
@@ -49,6 +50,15 @@ class Memory:
     source: str
 
 
+class Buffer(typing.NamedTuple):
+    thread: int  # that gave it back
+    records: int
+    valid: int  # bytes
+    dropped: int
+    ended: int  # what the walk over it ended with
+    dirty: int  # bytes after the records that are not zero
+
+
 @dataclasses.dataclass
 class Ran:
     """A scenario that has ended: what it printed, what the client wrote, line by line, and what the driver logged."""
@@ -73,8 +83,7 @@ class Ran:
         return self.lines[self.lines.index(["mark", mark]) + 1 :]
 
     def buffers(self):
-        """(thread, records, valid bytes, dropped, how the walk ended) of each."""
-        return [tuple(int(word) for word in line[1:]) for line in self.lines if line[0] == "buffer"]
+        return [Buffer(*(int(word) for word in line[1:])) for line in self.lines if line[0] == "buffer"]
 
     def calls(self):
         return {line[1]: int(line[2]) for line in self.lines if line[0] == "call"}
@@ -182,7 +191,9 @@ def test_sim_client_gets_a_record_for_each_event_of_the_driver(trained):
     assert {(record.context, record.stream, record.is_async) for record in records} == {(1, NONE, 0)}
     # Each thread that made records has buffers of its own, and all of a buffer is records.
     assert len(trained.buffers()) >= 2
-    assert {(dropped, ended) for _, _, _, dropped, ended in trained.buffers()} == {(0, MAX_LIMIT_REACHED)}
+    assert {(buffer.dropped, buffer.ended) for buffer in trained.buffers()} == {(0, MAX_LIMIT_REACHED)}
+    # The client gave them as they were; CUPTI made them zero.
+    assert {buffer.dirty for buffer in trained.buffers()} == {0}
 
 
 def test_sim_source_is_the_library_that_called(trained):
@@ -271,7 +282,7 @@ TWENTY = [1000 * (i + 1) for i in range(20)] + [-1000 * (i + 1) for i in range(2
 def test_sim_without_misbehaviour_records_come_in_order_at_the_flush(tmp_path):
     ran = run("twenty", tmp_path)
     assert sizes(ran.memory()) == TWENTY and not ran.memory(ran.until("flush"))
-    assert [(records, dropped) for _, records, _, dropped, _ in ran.buffers()] == [(40, 0)]
+    assert [(buffer.records, buffer.dropped) for buffer in ran.buffers()] == [(40, 0)]
     assert abs(ran.said["timestamp"] - time.time_ns()) < 600e9, "whatever clock the records have"
 
 
@@ -292,7 +303,7 @@ def test_sim_single_calls_are_recorded_and_told(tmp_path):
 def test_sim_threads_have_buffers_of_their_own_unless_told_otherwise(one_buffer, tmp_path):
     ran = run("many_threads", tmp_path, CLIENT_ONE_BUFFER=one_buffer)
     assert by_cupti(in_time(ran.memory())) == by_driver(ran.log) and len(ran.memory()) == 400
-    assert [records for _, records, *_ in ran.buffers()] == ([400] if one_buffer else [100] * 4)
+    assert [buffer.records for buffer in ran.buffers()] == ([400] if one_buffer else [100] * 4)
 
 
 def test_sim_threads_lose_nothing_while_another_one_flushes(tmp_path):
@@ -317,31 +328,32 @@ def test_sim_an_incomplete_record_keeps_its_buffer_until_it_is_complete_or_force
 def test_sim_small_buffers_come_when_they_are_full(tmp_path):
     ran = run("twenty", tmp_path, SIMCUDA_CUPTI_BUFFER=300)
     assert sizes(ran.memory()) == TWENTY and len(ran.memory(ran.until("flush"))) == 38
-    assert [records for _, records, _, _, _ in ran.buffers()] == [2] * 20
+    assert [buffer.records for buffer in ran.buffers()] == [2] * 20
 
 
 def test_sim_a_client_may_limit_the_records_of_a_buffer(tmp_path):
     ran = run("twenty", tmp_path, CLIENT_RECORDS=3)
     assert sizes(ran.memory()) == TWENTY
-    assert [records for _, records, _, _, _ in ran.buffers()] == [3] * 13 + [1]
+    assert [buffer.records for buffer in ran.buffers()] == [3] * 13 + [1]
 
 
 def test_sim_a_record_without_room_is_dropped(tmp_path):
     ran = run("twenty", tmp_path, CLIENT_BYTES=100)
-    assert [(records, dropped) for _, records, _, dropped, _ in ran.buffers()] == [(0, 40)]
+    assert [(buffer.records, buffer.dropped) for buffer in ran.buffers()] == [(0, 40)]
 
 
 def test_sim_late_buffers_come_from_another_thread_after_the_flush(tmp_path):
     ran = run("twenty", tmp_path, "late", SIMCUDA_CUPTI_LATE=100)
     assert ran.said["flush"] == 0
     assert not ran.memory(ran.until("flushed")) and sizes(ran.memory()) == TWENTY
-    assert [thread != ran.finished.pid for thread, *_ in ran.buffers()] == [True]
+    assert [buffer.thread != ran.finished.pid for buffer in ran.buffers()] == [True]
 
 
 def test_sim_dropped_records_are_counted(tmp_path):
-    ran = run("twenty", tmp_path, SIMCUDA_CUPTI_DROP=4)
+    ran = run("twenty", tmp_path, SIMCUDA_CUPTI_DROP=4, CLIENT_RECORDS=15)
     assert sizes(ran.memory()) == [size for i, size in enumerate(TWENTY, 1) if i % 4]
-    assert [(records, dropped) for _, records, _, dropped, _ in ran.buffers()] == [(30, 10)]
+    # The first buffer is full when record 21 comes, and 20 has been dropped.
+    assert [(buffer.records, buffer.dropped) for buffer in ran.buffers()] == [(15, 5), (15, 5)]
 
 
 def test_sim_reversed_records_are_all_there(tmp_path):
