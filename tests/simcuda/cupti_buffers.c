@@ -42,6 +42,7 @@ struct buffer {
 	size_t nr_records, max_records; /* max_records 0: as many as fit */
 	uint64_t pending_since;         /* nr_synchronized when a record of the device's came last; 0: none did */
 	size_t pending_from_bytes;      /* of the first one that came then */
+	struct timespec late_until;     /* CLOCK_MONOTONIC */
 };
 
 /* A record that waits for a buffer. */
@@ -140,9 +141,6 @@ static void give_back(struct buffer *buffer)
 
 static void *late_main(void *unused)
 {
-	const uint64_t late_ms = sim_setting("SIMCUDA_CUPTI_LATE", 0);
-	const struct timespec pause = {(time_t)(late_ms / 1000), (long)(late_ms % 1000) * 1000000};
-
 	for (;;) {
 		struct buffer *buffer;
 
@@ -154,18 +152,27 @@ static void *late_main(void *unused)
 		if (!late)
 			late_end = &late;
 		pthread_mutex_unlock(&late_lock);
-		nanosleep(&pause, NULL);
+		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &buffer->late_until, NULL))
+			;
 		give_back(buffer);
 	}
 	return unused;
 }
 
-/* Let another thread give @buffer back, some time. */
-static void give_back_late(struct buffer *buffer)
+/* Let another thread give @buffer back, @late_ms from now. */
+static void give_back_late(struct buffer *buffer, uint64_t late_ms)
 {
+	struct timespec *until = &buffer->late_until;
 	sigset_t all, before;
 	pthread_t thread;
 
+	clock_gettime(CLOCK_MONOTONIC, until);
+	until->tv_sec += (time_t)(late_ms / 1000);
+	until->tv_nsec += (long)(late_ms % 1000) * 1000000;
+	if (until->tv_nsec >= 1000000000) {
+		until->tv_nsec -= 1000000000;
+		until->tv_sec++;
+	}
 	buffer->next = NULL;
 	pthread_mutex_lock(&late_lock);
 	*late_end = buffer;
@@ -185,8 +192,10 @@ static void give_back_late(struct buffer *buffer)
 
 static void give_back_now_or_late(struct buffer *buffer)
 {
-	if (sim_setting("SIMCUDA_CUPTI_LATE", 0))
-		give_back_late(buffer);
+	const uint64_t late_ms = sim_setting("SIMCUDA_CUPTI_LATE", 0);
+
+	if (late_ms)
+		give_back_late(buffer, late_ms);
 	else
 		give_back(buffer);
 }

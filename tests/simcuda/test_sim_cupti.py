@@ -125,15 +125,19 @@ def in_time(records):
 
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):
-    """Its folder, and the two traces of profile_twice by category."""
     ran = run("profile_twice", tmp_path_factory.mktemp("profiled"), client=False)
+    return ran, traces_of(ran)
+
+
+def traces_of(ran):
+    """The two traces of profile_twice, by category."""
     traces = []
     for i in range(2):
         by_category = collections.defaultdict(list)
         for event in json.loads((ran.finished.folder / f"trace-{i}.json").read_text())["traceEvents"]:
             by_category[event.get("cat")].append(event)
         traces.append(by_category)
-    return ran, traces
+    return traces
 
 
 def names(events):
@@ -173,6 +177,13 @@ def test_sim_profiler_sees_the_allocations_of_its_time_alone(profiled):
     assert all(seen) and sum(seen) < logged
     # Of the calls that one makes of another, the first is a call of the program's.
     assert not traces[0]["cuda_driver"]
+
+
+def test_sim_profiler_is_not_disturbed_by_small_buffers_and_disorder(profiled, tmp_path):
+    disturbed = run("profile_twice", tmp_path, client=False, SIMCUDA_CUPTI_BUFFER=1000, SIMCUDA_CUPTI_REVERSE=1)
+    for trace, other in zip(profiled[1], traces_of(disturbed), strict=True):
+        for category in ("cuda_runtime", "kernel", "gpu_memcpy", "gpu_memset"):
+            assert names(trace[category]) == names(other[category])
 
 
 # A client of memory --------------------------------------------------------------------------------------------------
