@@ -116,9 +116,15 @@ def all_kinds_of_memory():
     driver.cuMemRelease(handle)
     by_driver = got(driver.cuMemAlloc_v2, 6 * MIB)
     driver.cuMemFree_v2(by_driver)
+    channels = (ctypes.c_int * 5)(32, 0, 0, 0, 2)  # cudaChannelFormatDesc: one of floats
+    array = got(runtime.cudaMallocArray, ctypes.byref(channels), 100, 200, 0)
+    runtime.cudaFreeArray(array)
     runtime.cudaFree(managed)
     runtime.cudaFreeHost(pinned)
+    runtime.cudaSetDevice(1)
+    second = got(runtime.cudaMalloc, 8 * MIB)
     runtime.cudaFree(device)
+    runtime.cudaFree(second)
     client().client_flush(1)
     print(json.dumps({"pool": own}))
 

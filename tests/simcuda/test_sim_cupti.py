@@ -27,8 +27,8 @@ NONE = 0xFFFFFFFF  # a context or a stream
 MAX_LIMIT_REACHED = 12
 
 # The log's words for allocations and releases, and CUPTI's kind of memory.
-TAKEN = {"alloc": DEVICE, "pool_alloc": DEVICE, "managed_alloc": MANAGED, "host_alloc": PINNED}
-GIVEN = {"free": DEVICE, "pool_free": DEVICE, "managed_free": MANAGED, "host_free": PINNED}
+TAKEN = {"alloc": DEVICE, "pool_alloc": DEVICE, "managed_alloc": MANAGED, "host_alloc": PINNED, "array_alloc": ARRAY}
+GIVEN = {"free": DEVICE, "pool_free": DEVICE, "managed_free": MANAGED, "host_free": PINNED, "array_free": ARRAY}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,10 +222,13 @@ def test_sim_record_has_the_correlation_of_its_call(trained):
 
 
 def test_sim_kinds_of_memory(tmp_path):
-    ran = run("all_kinds_of_memory", tmp_path, CLIENT_KINDS=f"{MEMORY2} {MEMORY_POOL}", CLIENT_NO_SOURCE=1)
+    ran = run("all_kinds_of_memory", tmp_path, CLIENT_KINDS=f"{MEMORY2} {MEMORY_POOL}", CLIENT_NO_SOURCE=1, SIMCUDA_DEVICES=2)
     records = ran.memory()
     assert by_cupti(records) == by_driver(ran.log)
-    assert {record.kind for record in records} == {PINNED, DEVICE, MANAGED} and len(records) == 12
+    assert {record.kind for record in records} == {PINNED, DEVICE, MANAGED, ARRAY} and len(records) == 16
+    # Memory is its device's; the call is the current one's, on which a device's memory may be given back that is another's.
+    assert [(record.device, record.context) for record in records[-3:]] == [(1, 2), (0, 2), (1, 2)]
+    assert {(record.device, record.context) for record in records[:-3]} == {(0, 1)}
     assert {record.source for record in records} == {"-"}, "nobody asked for it"
 
     mib, own = 1 << 20, ran.said["pool"]
@@ -245,9 +248,9 @@ def test_sim_kinds_of_memory(tmp_path):
 
 
 def test_sim_virtual_memory_is_recorded_on_request(tmp_path):
-    ran = run("all_kinds_of_memory", tmp_path, SIMCUDA_CUPTI_VMM=1)
+    ran = run("all_kinds_of_memory", tmp_path, SIMCUDA_CUPTI_VMM=1, SIMCUDA_DEVICES=2)
     assert by_cupti(ran.memory()) == by_driver(ran.log, {**TAKEN, "create": DEVICE}, {**GIVEN, "release": DEVICE})
-    assert len(ran.memory()) == 14
+    assert len(ran.memory()) == 18
 
 
 def test_sim_a_lie_of_the_log_is_no_lie_of_the_records(tmp_path):
