@@ -5,8 +5,8 @@
  * ends they go into buffers, one for each thread that made records, or one for all when the attribute says so.  A buffer is
  * its requester's: it is completed with the callback that was registered with the one that it came from.
  *
- * The client's callbacks run with buffers_lock held, one at a time: a client that takes a lock of its own in them must not
- * hold it while it calls CUPTI.  What it calls of CUDA in them is recorded later.
+ * The client's callbacks run with buffers_lock held, but for completion by another thread: a client that takes a lock of its
+ * own in them must not hold it while it calls CUPTI.  What it calls of CUDA in them is recorded later.
  *
  * Misbehaviour on request (sim.h): small buffers, late completion, dropped records, reversed order, and a device that is
  * behind, so that what it was given is complete when somebody has waited for it.  What is wanted then of a buffer with
@@ -71,6 +71,8 @@ static __thread bool in_callback;
 static pthread_mutex_t late_lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
 static pthread_cond_t late_more = PTHREAD_COND_INITIALIZER;
 static struct buffer *late, **late_end = &late; /* complete, and not said so yet */
+static pthread_cond_t late_less = PTHREAD_COND_INITIALIZER;
+static uint64_t nr_late, nr_late_given; /* ever */
 static bool late_started;
 
 /* The number of the calling thread, which no other one ever has. */
@@ -155,6 +157,10 @@ static void *late_main(void *unused)
 		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &buffer->late_until, NULL))
 			;
 		give_back(buffer);
+		pthread_mutex_lock(&late_lock);
+		nr_late_given++;
+		pthread_cond_broadcast(&late_less);
+		pthread_mutex_unlock(&late_lock);
 	}
 	return unused;
 }
@@ -177,6 +183,7 @@ static void give_back_late(struct buffer *buffer, uint64_t late_ms)
 	pthread_mutex_lock(&late_lock);
 	*late_end = buffer;
 	late_end = &buffer->next;
+	nr_late++;
 	if (!late_started) {
 		sigfillset(&all);
 		pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -194,10 +201,22 @@ static void give_back_now_or_late(struct buffer *buffer)
 {
 	const uint64_t late_ms = sim_setting("SIMCUDA_CUPTI_LATE", 0);
 
-	if (late_ms)
+	if (late_ms || sim_setting("SIMCUDA_CUPTI_WORKER", 0))
 		give_back_late(buffer, late_ms);
 	else
 		give_back(buffer);
+}
+
+/* Until all buffers that another thread was to give back are so. */
+static void wait_for_late(void)
+{
+	uint64_t until;
+
+	pthread_mutex_lock(&late_lock);
+	until = nr_late;
+	while (nr_late_given < until)
+		pthread_cond_wait(&late_less, &late_lock);
+	pthread_mutex_unlock(&late_lock);
 }
 
 /* Of what the device does, times are known when it is done. */
@@ -396,6 +415,8 @@ static void flush(bool forced)
 	place_all();
 	complete_all(forced);
 	pthread_mutex_unlock(&buffers_lock);
+	if (sim_setting("SIMCUDA_CUPTI_WORKER", 0))
+		wait_for_late();
 }
 
 void cupti_detach_buffers(void)

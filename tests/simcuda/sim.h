@@ -20,6 +20,7 @@
  *   SIMCUDA_CUPTI_NO_DRIVER   1: the codes of a machine without a driver: registering succeeds, enabling is 999
  *   SIMCUDA_CUPTI_SUBSCRIBED  1: somebody else is the subscriber already, as under Nsight
  *   SIMCUDA_CUPTI_BUFFER      bytes of each buffer that are used, whatever the client gave
+ *   SIMCUDA_CUPTI_WORKER      1: buffers are completed by a thread of CUPTI's; a flush waits for it
  *   SIMCUDA_CUPTI_LATE        a buffer is completed by another thread, that many ms later; a flush does not wait for it
  *   SIMCUDA_CUPTI_DROP        each n-th record is dropped, and counted
  *   SIMCUDA_CUPTI_PENDING     1: a kernel's, copy's or fill's record is complete when somebody has waited for the device;

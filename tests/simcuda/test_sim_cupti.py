@@ -356,6 +356,12 @@ def test_sim_a_record_without_room_is_dropped(tmp_path):
     assert [(buffer.records, buffer.dropped) for buffer in ran.buffers()] == [(0, 40)]
 
 
+def test_sim_a_thread_of_its_own_completes_buffers_before_the_flush_returns(tmp_path):
+    ran = run("twenty", tmp_path, SIMCUDA_CUPTI_WORKER=1, SIMCUDA_CUPTI_BUFFER=600)
+    assert sizes(ran.memory(ran.until("flushed"))) == TWENTY
+    assert len(ran.buffers()) == 10 and ran.finished.pid not in {buffer.thread for buffer in ran.buffers()}
+
+
 def test_sim_late_buffers_come_from_another_thread_after_the_flush(tmp_path):
     ran = run("twenty", tmp_path, "late", SIMCUDA_CUPTI_LATE=100)
     assert ran.said["flush"] == 0
