@@ -139,14 +139,15 @@ def read_log(path):
 def run(scenarios, folder, preload=(), check=True, **settings):
     """
     Run @scenarios, one or one after the other in one process, in @folder, strict unless SIMCUDA_STRICT says otherwise; @preload
-    goes before the simulated libraries.
+    goes before the simulated libraries.  Unless NNMEM_CUPTI says otherwise, nnmem sees what it stands before and nothing else:
+    what UNSEEN take is then in the log alone.
     """
     finished = harness.run(
         [harness.python_of(VERSION), SCENARIOS, *([scenarios] if isinstance(scenarios, str) else scenarios)],
         folder,
         preload=(*preload, *LIBRARIES),
         check=check,
-        **settings_of(folder, settings),
+        **settings_of(folder, {"NNMEM_CUPTI": "off", **settings}),
     )
     return simulated_of(finished)
 
