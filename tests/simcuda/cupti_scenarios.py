@@ -142,7 +142,7 @@ def twenty():
     if "late" in sys.argv:
         import time
 
-        time.sleep(1)
+        time.sleep(1.5)
     timestamp = got(Call("libcupti.so.13").cuptiGetTimestamp)
     print(json.dumps({"flush": status, "timestamp": timestamp}))
 

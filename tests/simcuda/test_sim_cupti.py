@@ -155,7 +155,9 @@ def test_sim_profiler_has_a_kernel_for_each_launch(profiled):
         operators = {event["args"]["External id"] for event in trace["cpu_op"]}
         for kernel in kernels:
             launch = by_correlation[kernel["args"]["correlation"]]
-            assert launch["ts"] <= kernel["ts"] <= kernel["ts"] + kernel["dur"] <= launch["ts"] + launch["dur"]
+            # In us, written with three digits.
+            assert launch["ts"] - 0.01 <= kernel["ts"]
+            assert kernel["ts"] + kernel["dur"] <= launch["ts"] + launch["dur"] + 0.01
             assert kernel["args"]["External id"] in operators, "what the program did when it launched"
         # Two threads launch: the program's, and autograd's.
         assert len({event["tid"] for event in launches}) == 2
@@ -363,7 +365,7 @@ def test_sim_a_thread_of_its_own_completes_buffers_before_the_flush_returns(tmp_
 
 
 def test_sim_late_buffers_come_from_another_thread_after_the_flush(tmp_path):
-    ran = run("twenty", tmp_path, "late", SIMCUDA_CUPTI_LATE=100)
+    ran = run("twenty", tmp_path, "late", SIMCUDA_CUPTI_LATE=500)
     assert ran.said["flush"] == 0
     assert not ran.memory(ran.until("flushed")) and sizes(ran.memory()) == TWENTY
     assert [buffer.thread != ran.finished.pid for buffer in ran.buffers()] == [True]
