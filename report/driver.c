@@ -1,6 +1,8 @@
 /* What the driver says: see driver.h. */
 #include "report/driver.h"
 
+#include "report/memory_map.h"
+
 struct search {
 	uint64_t seq, segment_bytes;
 	struct driver_said *ret;
@@ -29,19 +31,22 @@ static int each_answer(const struct store_driver *said, void *arg)
 	return 0;
 }
 
-int driver_read(struct report *report, uint16_t device, uint64_t seq, uint64_t segment_bytes, struct driver_said *ret)
+int driver_read(struct report *report, uint16_t device, uint64_t seq, const struct memory_map *map, struct driver_said *ret)
 {
-	struct search search = {.seq = seq, .segment_bytes = segment_bytes, .ret = ret};
+	uint64_t told = map->reserved_bytes + map->others_bytes - map->seen_bytes;
+	struct search search = {.seq = seq, .segment_bytes = told, .ret = ret};
 	int error;
 
 	*ret = (struct driver_said){.known = false};
 	error = store_each_driver(report->store, device, each_answer, &search);
 	if (!error && ret->known) {
 		const struct store_driver *said = &ret->said;
+		uint64_t more = told + map->seen_bytes, less = said->segment_bytes + said->seen_bytes;
 
-		ret->used_bytes = said->used_bytes + segment_bytes > said->segment_bytes
-		                          ? said->used_bytes + segment_bytes - said->segment_bytes
-		                          : 0;
+		/* Between two equal answers nothing that counts has changed. */
+		if (ret->exact)
+			more = less;
+		ret->used_bytes = said->used_bytes + more > less ? said->used_bytes + more - less : 0;
 	}
 	return error;
 }

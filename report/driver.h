@@ -16,10 +16,12 @@ struct driver_said {
 	uint64_t context_bytes; /* in use before the program was given any memory of the device */
 };
 
+struct memory_map;
+
 /*
- * @segment_bytes: what the program was seen to have of the device after event @seq.  Of answers those are preferred that were
- * given while it had as much.
+ * @map: the device's memory after event @seq.  Of answers those are preferred that were given while the program had as much by
+ * calls that were told.
  */
-int driver_read(struct report *report, uint16_t device, uint64_t seq, uint64_t segment_bytes, struct driver_said *ret);
+int driver_read(struct report *report, uint16_t device, uint64_t seq, const struct memory_map *map, struct driver_said *ret);
 
 #endif

@@ -57,6 +57,7 @@ static int add_segment(const struct store_segment *segment, void *arg)
 	        .phase = segment->phase,
 	        .expandable = segment->expandable,
 	        .of_pytorch = segment->of_pytorch,
+	        .seen = segment->seen,
 	        .nr_pieces = 1,
 	};
 	if (copy(segment->caller, &region->caller) || copy(segment->line, &region->line))
@@ -131,6 +132,7 @@ static void add_up(struct memory_map *map)
 		if (!region->of_pytorch) {
 			map->nr_others++;
 			map->others_bytes += region->size_bytes;
+			map->seen_bytes += region->seen ? region->size_bytes : 0;
 			continue;
 		}
 		memory_map_each_gap(map, region, note_gap, region);

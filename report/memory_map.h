@@ -13,7 +13,7 @@
 struct map_region {
 	uint64_t address, size_bytes, alloc_ns, step;
 	unsigned phase;
-	bool expandable, of_pytorch;
+	bool expandable, of_pytorch, seen;
 	char *caller, *line; /* or NULL */
 	uint64_t nr_pieces;
 	size_t first_block, nr_blocks; /* in memory_map.blocks */
@@ -33,6 +33,7 @@ struct memory_map {
 	/* Of the others. */
 	size_t nr_others;
 	uint64_t others_bytes;
+	uint64_t seen_bytes; /* of these: what CUPTI alone saw */
 	/* Of all blocks. */
 	uint64_t block_bytes, category_bytes[NR_CATEGORIES];
 	uint64_t known_bytes, requested_bytes; /* of those of which it is known how much was asked for: their bytes, and that */

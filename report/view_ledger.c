@@ -75,8 +75,7 @@ static int read_ledger(struct ledger *ledger)
 	if (!error)
 		error = memory_map_read(report, report->device, ledger->instant.seq, &ledger->map);
 	if (!error)
-		error = driver_read(report, report->device, ledger->instant.seq,
-		                    ledger->map.reserved_bytes + ledger->map.others_bytes, &ledger->driver);
+		error = driver_read(report, report->device, ledger->instant.seq, &ledger->map, &ledger->driver);
 	if (!error)
 		error = store_read_level(report->store, LEVEL_PINNED, ledger->instant.seq, &ledger->nr_pinned,
 		                         &ledger->pinned_bytes);

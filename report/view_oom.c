@@ -293,7 +293,7 @@ static int autopsy_read(struct report *report, const struct refused *refused, st
 	if (!error)
 		error = memory_map_read(report, device, seq, &ret->map);
 	if (!error)
-		error = driver_read(report, device, seq, ret->map.reserved_bytes + ret->map.others_bytes, &ret->driver);
+		error = driver_read(report, device, seq, &ret->map, &ret->driver);
 	if (!error)
 		error = store_each_live(report->store, device, seq, NULL, each_block, ret);
 	if (!error)

@@ -201,12 +201,23 @@ WHERE k.id = :id;
 -- query: has_stacks
 SELECT EXISTS (SELECT 1 FROM stack);
 
+-- The time of the last thing that was recorded until :seq.  What CUPTI saw is told late: its own clock says when it was.
+-- query: instant
+SELECT max(ns) FROM (
+	SELECT max(CASE WHEN a.free_seq <= :seq THEN max(a.alloc_ns, a.free_ns) ELSE a.alloc_ns END) AS ns
+	FROM allocation a WHERE a.alloc_seq <= :seq AND NOT a.flags & 256
+	UNION ALL SELECT max(ns) FROM oom WHERE seq <= :seq
+	UNION ALL SELECT last_ns FROM run WHERE last_seq <= :seq
+	UNION ALL SELECT 0);
+
 -- What is alive and is no block: memory that calls gave, and where the physical memory among it is mapped.
 -- query: segments
 SELECT a.id, a.address, a.size_bytes, a.alloc_seq, a.alloc_ns, ifnull(s.step, 0), a.thread, a.phase, a.level, a.caller,
-       ifnull(a.free_seq, 0)
+       ifnull(a.free_seq, 0), (a.flags >> 8) & 1
 FROM allocation a LEFT JOIN stretch s ON s.id = a.stretch
-WHERE a.device = :device AND a.level IN (1, 4) AND a.alloc_seq <= :seq AND (a.free_seq IS NULL OR a.free_seq > :seq)
+WHERE a.device = :device AND a.level IN (1, 4)
+      AND CASE WHEN a.flags & 256 THEN a.alloc_ns <= :ns AND (a.free_ns IS NULL OR a.free_ns > :ns)
+               ELSE a.alloc_seq <= :seq AND (a.free_seq IS NULL OR a.free_seq > :seq) END
 ORDER BY a.id;
 
 -- Physical memory that was ever mapped, by its handle.
@@ -232,8 +243,12 @@ ORDER BY seq, birth
 LIMIT :limit;
 
 -- query: driver
-SELECT seq, last_seq, ns, used_bytes, total_bytes, segment_bytes, reserved_bytes, first FROM driver
-WHERE device = :device ORDER BY seq;
+WITH seen (size_bytes, alloc_ns, free_ns) AS MATERIALIZED (
+	SELECT size_bytes, alloc_ns, free_ns FROM allocation WHERE device = :device AND level = 1 AND flags & 256
+)
+SELECT d.seq, d.last_seq, d.ns, d.used_bytes, d.total_bytes, d.segment_bytes, d.reserved_bytes, d.first,
+       (SELECT total(size_bytes) FROM seen WHERE alloc_ns <= d.ns AND (free_ns IS NULL OR free_ns > d.ns))
+FROM driver d WHERE d.device = :device ORDER BY d.seq;
 
 -- A refusal belongs to the next OOM of its thread, if the thread got no block before that.
 -- query: refusals

@@ -5,6 +5,8 @@
  * mapping, whose `caller` is the handle).  Blocks lie at addresses, so what is told is the mapping, and the physical memory
  * only while it is mapped nowhere.
  *
+ * What CUPTI alone saw is told late, so it is alive by its clock, not by the order of records.
+ *
  * A segment is PyTorch's when the code that called for it is libc10_cuda's; where that is not known (the program was killed
  * before the recorder looked), when a block was ever born in it: PyTorch takes a segment to put a block there.
  */
@@ -32,7 +34,7 @@ struct range {
 struct segments {
 	struct store *store;
 	uint16_t device;
-	uint64_t seq;
+	uint64_t seq, ns;
 	struct range *ranges;
 	size_t nr, room;
 	uint64_t *handles; /* that were ever mapped, ascending */
@@ -67,6 +69,17 @@ static int grow(struct store *store, void *array, size_t nr, size_t *room, size_
 
 /* ---- reading */
 
+static int read_instant(struct segments *all)
+{
+	struct query query;
+
+	query_open(all->store, &query, "instant");
+	query_bind(&query, ":seq", all->seq);
+	if (query_step(&query) == 1)
+		all->ns = query_u64(&query, 0);
+	return query_close(&query);
+}
+
 static int read_ranges(struct segments *all)
 {
 	struct query query;
@@ -75,6 +88,7 @@ static int read_ranges(struct segments *all)
 	query_open(all->store, &query, "segments");
 	query_bind(&query, ":device", all->device);
 	query_bind(&query, ":seq", all->seq);
+	query_bind(&query, ":ns", all->ns);
 	while (!r && query_step(&query) == 1) {
 		struct range range = {
 		        .s = {.id = query_u64(&query, 0),
@@ -89,6 +103,8 @@ static int read_ranges(struct segments *all)
 		        .caller = (uint64_t)query_i64(&query, 9),
 		        .free_seq = query_u64(&query, 10),
 		};
+
+		range.s.seen = query_u64_max(&query, 11, 1);
 
 		if (!query_ok(&query))
 			break;
@@ -239,8 +255,8 @@ static int look_for_blocks(struct segments *all)
 		uint64_t address = (uint64_t)query_i64(&query, 0), seq = query_u64(&query, 1);
 		struct range *range = range_at(all, address);
 
-		if (range && !range->s.caller && address - range->s.address < range->s.size_bytes && seq > range->s.alloc_seq &&
-		    (!range->free_seq || seq < range->free_seq))
+		if (range && !range->s.caller && !range->s.seen && address - range->s.address < range->s.size_bytes &&
+		    seq > range->s.alloc_seq && (!range->free_seq || seq < range->free_seq))
 			range->s.of_pytorch = true;
 	}
 	return query_close(&query);
@@ -271,7 +287,9 @@ int store_each_segment(struct store *store, uint16_t device, uint64_t seq, int (
 	int r;
 
 	store_begin_call(store);
-	r = read_ranges(&all);
+	r = read_instant(&all);
+	if (!r)
+		r = read_ranges(&all);
 	if (!r)
 		r = read_handles(&all);
 	if (!r)
@@ -377,6 +395,7 @@ int store_each_driver(struct store *store, uint16_t device, int (*each)(const st
 		        .segment_bytes = query_u64(&query, 5),
 		        .reserved_bytes = query_u64(&query, 6),
 		        .first = query_u64_max(&query, 7, 1),
+		        .seen_bytes = query_total(&query, 8),
 		};
 
 		if (query_ok(&query))

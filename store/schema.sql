@@ -213,7 +213,7 @@ CREATE TABLE driver (
 	ns INTEGER NOT NULL,
 	used_bytes INTEGER NOT NULL,    -- by anybody
 	total_bytes INTEGER NOT NULL,   -- that the device has
-	segment_bytes INTEGER NOT NULL, -- of level segment, alive then
+	segment_bytes INTEGER NOT NULL, -- of level segment, that calls told of, alive then
 	reserved_bytes INTEGER NOT NULL, -- by PyTorch's allocator, as it last said
 	first INTEGER NOT NULL,         -- 1: before the program was given any memory of the device
 	PRIMARY KEY (device, seq)

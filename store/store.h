@@ -167,6 +167,7 @@ struct store_segment {
 	unsigned phase;
 	bool expandable;    /* physical memory that is mapped there; where it is mapped nowhere, address is 0 */
 	bool of_pytorch;    /* of PyTorch's allocator */
+	bool seen;          /* no call was told: CUPTI alone saw it, whose clock says when */
 	const char *caller; /* or NULL: the file of the code that called for it */
 	const char *line;   /* or NULL */
 };
@@ -181,7 +182,8 @@ struct store_placed {
 struct store_driver {
 	uint64_t seq, last_seq, ns; /* asked first, and last with the same answer */
 	uint64_t used_bytes, total_bytes;
-	uint64_t segment_bytes;  /* of level segment, alive then */
+	uint64_t segment_bytes;  /* that calls told of, alive then */
+	uint64_t seen_bytes;     /* that CUPTI alone saw, alive then by its clock */
 	uint64_t reserved_bytes; /* as PyTorch last said */
 	bool first;              /* before the program was given any memory of the device */
 };

@@ -332,7 +332,8 @@ static void count_death(struct tagger *tagger, uint32_t index, uint64_t size_byt
 	device_moved(tagger, device, before);
 }
 
-void segment_changed(struct tagger *tagger, uint16_t id, uint64_t size_bytes, bool given)
+/* A call gave a segment, or took it back.  What CUPTI alone saw comes too late to be counted at any moment. */
+static void segment_changed(struct tagger *tagger, uint16_t id, uint64_t size_bytes, bool given)
 {
 	uint32_t index = tagger_device(tagger, id);
 	struct device *device;
@@ -355,7 +356,7 @@ void life_end(struct tagger *tagger, uint32_t index, uint64_t seq, uint64_t ns, 
 	live->a.free_phase = phase;
 	live->a.free_lost = lost;
 	category_decide(tagger, live);
-	if (live->a.level == LEVEL_SEGMENT)
+	if (live->a.level == LEVEL_SEGMENT && !live->a.seen)
 		segment_changed(tagger, live->a.device, live->a.size_bytes, false);
 	TELL(tagger, allocation, &live->a);
 	live_remove(&tagger->live, index);

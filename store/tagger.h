@@ -175,7 +175,7 @@ struct tag_oom {
 /* What the driver said of a device, from @seq to @last_seq without a change. */
 struct tag_used {
 	uint64_t seq, last_seq, ns, used_bytes, total_bytes;
-	uint64_t segment_bytes;  /* of level segment, alive then */
+	uint64_t segment_bytes;  /* of level segment, that calls told of, alive then */
 	uint64_t reserved_bytes; /* as PyTorch last said */
 	uint16_t device;
 	bool first; /* before the program was given any memory of the device */

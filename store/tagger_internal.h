@@ -419,7 +419,7 @@ struct device {
 	uint64_t told_peak_bytes; /* with its layers' marks */
 	struct high_waters waters;
 	struct audit audit;
-	uint64_t segment_bytes;  /* of level segment, alive */
+	uint64_t segment_bytes;  /* of level segment, that calls told of, alive */
 	uint64_t reserved_bytes; /* as PyTorch last said */
 	struct tag_used used;    /* what the driver said last; seq 0: nothing */
 	bool used_changed;       /* since it was told */
@@ -499,8 +499,6 @@ struct tagger {
 void tagger_fail(struct tagger *tagger, int error);
 /* Index of the device; NONE: one too many. */
 uint32_t tagger_device(struct tagger *tagger, uint16_t id);
-/* @size_bytes of level segment were given on the device, or taken back. */
-void segment_changed(struct tagger *tagger, uint16_t device, uint64_t size_bytes, bool given);
 /* The live allocation @index ends; @lost: because its address was given out again. */
 void life_end(struct tagger *tagger, uint32_t index, uint64_t seq, uint64_t ns, uint32_t thread, uint8_t phase, bool lost);
 /* Make room for one more of @nr elements; false (and the error is set) when there is no memory. */

@@ -166,8 +166,6 @@ static void settle_given(struct tagger *tagger, const struct seen *seen)
 	tagger->live.pool[index].a.thread = seen->thread;
 	tagger->live.pool[index].a.phase = PHASE_OTHER; /* what its call was a part of is not known any more */
 	tagger->live.pool[index].a.caller = seen->caller;
-	if (seen->level == LEVEL_SEGMENT)
-		segment_changed(tagger, seen->device, seen->size_bytes, true);
 }
 
 static void settle_taken(struct tagger *tagger, const struct seen *seen)

@@ -207,6 +207,20 @@ def test_sim_no_memory_is_unexplained_where_all_is_seen(tmp_path):
     assert line["used"] == simulated.context(0) + line["reserved"]
 
 
+def test_sim_no_memory_is_unexplained_where_cupti_tells_of_libraries(tmp_path):
+    # CUPTI tells late: what it has when a process ends at once is not told any more.
+    simulated = rig.run("by_a_library", tmp_path, preload=(harness.HOOK,), NNMEM_OUT=tmp_path / "run.db", NNMEM_CUPTI="on")
+    by_cublas = sum(event.size for event in simulated.log if event.what == "alloc" and event.caller == "sim-cublas.so")
+    rows = view(simulated, "ledger")["line"]
+    line = {row["line"]: row["bytes"] for row in rows}
+    libraries = sum(row["bytes"] for row in rows if row["line"] == "library")
+
+    assert line["context"] == simulated.context(0)
+    assert line["unexplained"] == 0
+    assert libraries == by_cublas + SEEN["by_a_library"] + UNSEEN["by_a_library"] and by_cublas > 0
+    assert line["used"] == line["reserved"] + libraries + line["context"] == simulated.said["used"][0]
+
+
 def test_sim_expandable_segments_reserve_what_was_estimated(tmp_path):
     for setting in ("False", "True"):
         (tmp_path / setting).mkdir()
