@@ -41,6 +41,27 @@ static int each_oom(const struct store_oom *oom, void *arg)
 	return 1;
 }
 
+/* Where PyTorch reports no blocks: the answer of the driver that was given when most was seen to be taken. */
+static int each_answer(const struct store_driver *said, void *arg)
+{
+	struct search *search = arg;
+
+	if (search->found && said->segment_bytes <= search->seen)
+		return 0;
+	search->found = true;
+	search->seen = said->segment_bytes;
+	search->instant->seq = said->seq;
+	return 0;
+}
+
+static int find_most(struct report *report, struct instant *ret)
+{
+	struct search search = {.instant = ret};
+
+	snprintf(ret->words, sizeof(ret->words), "when it was seen to have most");
+	return store_each_driver(report->store, report->device, each_answer, &search);
+}
+
 static int find_peak(struct report *report, struct instant *ret)
 {
 	struct store_device device;
@@ -48,6 +69,8 @@ static int find_peak(struct report *report, struct instant *ret)
 
 	if (error)
 		return error;
+	if (!device.allocs && !device.frees)
+		return find_most(report, ret);
 	ret->seq = device.peak_seq;
 	snprintf(ret->words, sizeof(ret->words), "at the peak in step %" PRIu64 ", %s", device.peak_step,
 	         phase_name(device.peak_phase));

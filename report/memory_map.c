@@ -135,7 +135,8 @@ static void add_up(struct memory_map *map)
 			map->seen_bytes += region->seen ? region->size_bytes : 0;
 			continue;
 		}
-		memory_map_each_gap(map, region, note_gap, region);
+		if (!map->direct)
+			memory_map_each_gap(map, region, note_gap, region);
 		map->nr_segments++;
 		map->reserved_bytes += region->size_bytes;
 		map->allocated_bytes += region->allocated_bytes;
@@ -147,10 +148,28 @@ static void add_up(struct memory_map *map)
 	}
 }
 
+struct device_reading {
+	uint16_t device;
+	struct memory_map *map;
+};
+
+static int each_device(const struct store_device *device, void *arg)
+{
+	struct device_reading *reading = arg;
+
+	if (device->device == reading->device)
+		reading->map->direct = !device->allocs && !device->frees;
+	return 0;
+}
+
 int memory_map_read(struct report *report, uint16_t device, uint64_t seq, struct memory_map *ret)
 {
 	struct memory_map map = {0};
-	int error = store_each_segment(report->store, device, seq, add_segment, &map);
+	struct device_reading reading = {.device = device, .map = &map};
+	int error = store_each_device(report->store, each_device, &reading);
+
+	if (!error)
+		error = store_each_segment(report->store, device, seq, add_segment, &map);
 
 	if (!error)
 		error = store_each_placed(report->store, device, seq, add_block, &map);

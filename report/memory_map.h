@@ -30,6 +30,11 @@ struct memory_map {
 	size_t nr_segments;
 	uint64_t reserved_bytes, allocated_bytes, free_bytes, largest_free_bytes, nr_gaps;
 	bool expandable; /* some are */
+	/*
+	 * PyTorch reported no block of the device in the whole run: its allocator has none to report (backend cudaMallocAsync, a
+	 * pluggable one, no caching).  What it took, call by call, are the tensors; nothing in them is free.
+	 */
+	bool direct;
 	/* Of the others. */
 	size_t nr_others;
 	uint64_t others_bytes;

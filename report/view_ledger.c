@@ -209,7 +209,7 @@ static int add_drivers(struct ledger *ledger)
 	const struct driver_said *driver = &ledger->driver;
 	const struct memory_map *map = &ledger->map;
 	uint64_t seen = map->reserved_bytes + map->unplaced_bytes + map->others_bytes;
-	int64_t rest = (int64_t)driver->used_bytes - (int64_t)seen - (int64_t)driver->context_bytes;
+	int64_t rest = (int64_t)(driver->used_bytes - seen - driver->context_bytes); /* signed by two's complement */
 	format_buffer total;
 	char detail[256];
 	int error = 0;
@@ -221,7 +221,8 @@ static int add_drivers(struct ledger *ledger)
 		begin_line(ledger, driver->has_context ? "unexplained" : "context_and_unexplained", PART, rest,
 		           driver->has_context ? "unexplained" : "context and unexplained");
 		row_text(ledger->rows, "detail",
-		         rest ? "seen by nobody: handles of libraries, code loaded later, other programs" : NULL);
+		         rest ? "seen by nobody: libraries' handles, the driver's pools, code loaded later, other programs"
+		              : NULL);
 		error = row_end(ledger->rows);
 	}
 	snprintf(detail, sizeof(detail), "of %s", report_bytes(ledger->report, driver->said.total_bytes, total));
@@ -236,7 +237,9 @@ static int add_lines(struct ledger *ledger)
 	ledger->rows = rows_new(ledger->report, &line_kind);
 	rows_set_unit(ledger->rows, unit_for_table(ledger->report->arguments->units,
 	                                           ledger->driver.known ? ledger->driver.used_bytes : map->reserved_bytes));
-	error = add_pytorchs(ledger);
+	error = map->direct ? line(ledger, "direct", PART, map->reserved_bytes, "taken by PyTorch",
+	                           "call by call: its allocator reports no blocks")
+	                    : add_pytorchs(ledger);
 	if (!error)
 		error = add_libraries(ledger);
 	if (!error && ledger->driver.known)

@@ -285,6 +285,17 @@ static int show_text(struct segments *segments)
 {
 	int error;
 
+	if (segments->map.direct) {
+		format_buffer count, size;
+
+		report_say(segments->report, 0,
+		           "PyTorch reported no block of %s: its allocator (backend cudaMallocAsync, a pluggable one, or none "
+		           "that caches)"
+		           " takes each tensor by a call of its own: %s in %s %s. The view ledger accounts for them",
+		           segments->report->device_name, report_bytes(segments->report, segments->map.reserved_bytes, size),
+		           format_count(segments->map.nr_segments, count), segments->instant.words);
+		return 0;
+	}
 	print_head(segments);
 	error = print_table(segments);
 	if (error)

@@ -220,7 +220,8 @@ static void name_caller(const struct segments *all, struct range *range, uint64_
 /* Join mappings with the physical memory that is mapped, and name callers.  Leaves the ranges in the order of addresses. */
 static void resolve(struct segments *all)
 {
-	qsort(all->ranges, all->nr, sizeof(*all->ranges), by_address);
+	if (all->nr)
+		qsort(all->ranges, all->nr, sizeof(*all->ranges), by_address);
 	for (size_t i = 0; i < all->nr; i++) {
 		struct range *range = &all->ranges[i], *physical;
 

@@ -280,3 +280,17 @@ def test_sim_a_retry_that_succeeds_is_a_near_miss(tmp_path):
     assert (row["near_miss"], row["size_bytes"]) == (True, 4 << 30)
     assert view(simulated, "segments")["segments"][0]["near_misses"] == 1
     assert harness.report("oom", tmp_path / "run.db").out.startswith("\nNear miss 1 on cuda:0: 4 294 967 296 bytes")
+
+
+def test_sim_tensors_are_accounted_for_where_the_allocator_reports_no_blocks(tmp_path):
+    settings = {"SCENARIO_ENDS": "at_once", "PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}
+    simulated = rig.run("kept", tmp_path, preload=(harness.HOOK,), NNMEM_OUT=tmp_path / "run.db", **settings)
+    sign = {"pool_alloc": 1, "pool_free": -1}
+    alive = sum(sign.get(event.what, 0) * event.size for event in simulated.log if event.device == 0)
+    rows = view(simulated, "ledger", "--at=end")["line"]
+    line = {row["line"]: row["bytes"] for row in rows}
+
+    assert line["direct"] == alive > 0
+    assert line["used"] == sum(row["bytes"] for row in rows if not row["is_sum"])
+    assert "reports no blocks" in harness.report("ledger", tmp_path / "run.db").out
+    assert "PyTorch reported no block of cuda:0" in harness.report("segments", tmp_path / "run.db").out
