@@ -8,12 +8,12 @@
 static int grow(void *array, size_t nr, size_t *room, size_t element_bytes)
 {
 	size_t wanted = *room ? 2 * *room : 64;
-	void *grown;
+	void *old, *grown;
 
 	if (nr < *room)
 		return 0;
-	memcpy(&grown, array, sizeof(grown));
-	grown = realloc(grown, wanted * element_bytes);
+	memcpy(&old, array, sizeof(old));
+	grown = realloc(old, wanted * element_bytes);
 	if (!grown)
 		return -ENOMEM;
 	memcpy(array, &grown, sizeof(grown));

@@ -51,15 +51,15 @@ static int no_memory(struct store *store)
 /* Room for one more of *@array.  Errors: negative errno, with a sentence. */
 static int grow(struct store *store, void *array, size_t nr, size_t *room, size_t element_bytes)
 {
-	void *grown;
+	void *old, *grown;
 	size_t wanted = *room ? 2 * *room : 64;
 
 	if (nr < *room)
 		return 0;
 	if (nr >= READER_MAX_KEPT)
 		return store_fail(store, -EBADMSG, "is damaged: no program takes memory so often");
-	memcpy(&grown, array, sizeof(grown));
-	grown = realloc(grown, wanted * element_bytes);
+	memcpy(&old, array, sizeof(old));
+	grown = realloc(old, wanted * element_bytes);
 	if (!grown)
 		return no_memory(store);
 	memcpy(array, &grown, sizeof(grown));
