@@ -5,20 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int grow(void *array, size_t nr, size_t *room, size_t element_bytes)
+/* @array with room for one more than @nr; NULL: no memory, and @array is as it was. */
+static void *grown(void *array, size_t nr, size_t *room, size_t element_bytes)
 {
 	size_t wanted = *room ? 2 * *room : 64;
-	void *old, *grown;
 
 	if (nr < *room)
-		return 0;
-	memcpy(&old, array, sizeof(old));
-	grown = realloc(old, wanted * element_bytes);
-	if (!grown)
-		return -ENOMEM;
-	memcpy(array, &grown, sizeof(grown));
-	*room = wanted;
-	return 0;
+		return array;
+	array = realloc(array, wanted * element_bytes);
+	if (array)
+		*room = wanted;
+	return array;
 }
 
 static int copy(const char *text, char **ret)
@@ -37,17 +34,17 @@ static bool continues(const struct map_region *region, const struct store_segmen
 static int add_segment(const struct store_segment *segment, void *arg)
 {
 	struct memory_map *map = arg;
-	struct map_region *region = map->nr_regions ? &map->regions[map->nr_regions - 1] : NULL;
-	int error;
+	struct map_region *region = map->nr_regions ? &map->regions[map->nr_regions - 1] : NULL, *regions;
 
 	if (region && continues(region, segment)) {
 		region->size_bytes += segment->size_bytes;
 		region->nr_pieces++;
 		return 0;
 	}
-	error = grow(&map->regions, map->nr_regions, &map->room_regions, sizeof(*map->regions));
-	if (error)
-		return error;
+	regions = grown(map->regions, map->nr_regions, &map->room_regions, sizeof(*regions));
+	if (!regions)
+		return -ENOMEM;
+	map->regions = regions;
 	region = &map->regions[map->nr_regions++];
 	*region = (struct map_region){
 	        .address = segment->address,
@@ -68,10 +65,11 @@ static int add_segment(const struct store_segment *segment, void *arg)
 static int add_block(const struct store_placed *block, void *arg)
 {
 	struct memory_map *map = arg;
-	int error = grow(&map->blocks, map->nr_blocks, &map->room_blocks, sizeof(*map->blocks));
+	struct store_placed *blocks = grown(map->blocks, map->nr_blocks, &map->room_blocks, sizeof(*blocks));
 
-	if (error)
-		return error;
+	if (!blocks)
+		return -ENOMEM;
+	map->blocks = blocks;
 	map->blocks[map->nr_blocks++] = *block;
 	map->block_bytes += block->size_bytes;
 	map->category_bytes[block->category < NR_CATEGORIES ? block->category : CATEGORY_UNKNOWN] += block->size_bytes;

@@ -48,23 +48,23 @@ static int no_memory(struct store *store)
 	return store_fail(store, -ENOMEM, "takes more memory to read than there is");
 }
 
-/* Room for one more of *@array.  Errors: negative errno, with a sentence. */
-static int grow(struct store *store, void *array, size_t nr, size_t *room, size_t element_bytes)
+/* @array with room for one more than @nr; NULL: there is none, with a sentence, and @array is as it was. */
+static void *grown(struct store *store, void *array, size_t nr, size_t *room, size_t element_bytes)
 {
-	void *old, *grown;
 	size_t wanted = *room ? 2 * *room : 64;
 
 	if (nr < *room)
-		return 0;
-	if (nr >= READER_MAX_KEPT)
-		return store_fail(store, -EBADMSG, "is damaged: no program takes memory so often");
-	memcpy(&old, array, sizeof(old));
-	grown = realloc(old, wanted * element_bytes);
-	if (!grown)
-		return no_memory(store);
-	memcpy(array, &grown, sizeof(grown));
-	*room = wanted;
-	return 0;
+		return array;
+	if (nr >= READER_MAX_KEPT) {
+		store_fail(store, -EBADMSG, "is damaged: no program takes memory so often");
+		return NULL;
+	}
+	array = realloc(array, wanted * element_bytes);
+	if (array)
+		*room = wanted;
+	else
+		no_memory(store);
+	return array;
 }
 
 /* ---- reading */
@@ -90,27 +90,31 @@ static int read_ranges(struct segments *all)
 	query_bind(&query, ":seq", all->seq);
 	query_bind(&query, ":ns", all->ns);
 	while (!r && query_step(&query) == 1) {
-		struct range range = {
-		        .s = {.id = query_u64(&query, 0),
-		              .address = (uint64_t)query_i64(&query, 1),
-		              .size_bytes = query_u64(&query, 2),
-		              .alloc_seq = query_u64(&query, 3),
-		              .alloc_ns = query_u64(&query, 4),
-		              .step = query_u64(&query, 5),
-		              .thread = (uint32_t)query_u64_max(&query, 6, UINT32_MAX),
-		              .phase = query_code(&query, 7, NR_PHASES)},
-		        .level = query_code(&query, 8, NR_LEVELS),
-		        .caller = (uint64_t)query_i64(&query, 9),
-		        .free_seq = query_u64(&query, 10),
-		};
+		struct range *ranges, range = {
+		                              .s = {.id = query_u64(&query, 0),
+		                                    .address = (uint64_t)query_i64(&query, 1),
+		                                    .size_bytes = query_u64(&query, 2),
+		                                    .alloc_seq = query_u64(&query, 3),
+		                                    .alloc_ns = query_u64(&query, 4),
+		                                    .step = query_u64(&query, 5),
+		                                    .thread = (uint32_t)query_u64_max(&query, 6, UINT32_MAX),
+		                                    .phase = query_code(&query, 7, NR_PHASES)},
+		                              .level = query_code(&query, 8, NR_LEVELS),
+		                              .caller = (uint64_t)query_i64(&query, 9),
+		                              .free_seq = query_u64(&query, 10),
+		                      };
 
 		range.s.seen = query_u64_max(&query, 11, 1);
 
 		if (!query_ok(&query))
 			break;
-		r = grow(all->store, &all->ranges, all->nr, &all->room, sizeof(*all->ranges));
-		if (!r)
-			all->ranges[all->nr++] = range;
+		ranges = grown(all->store, all->ranges, all->nr, &all->room, sizeof(*ranges));
+		if (!ranges) {
+			r = -ENOMEM;
+			break;
+		}
+		all->ranges = ranges;
+		all->ranges[all->nr++] = range;
 	}
 	int closed = query_close(&query);
 
@@ -125,9 +129,14 @@ static int read_handles(struct segments *all)
 	query_open(all->store, &query, "handles");
 	query_bind(&query, ":device", all->device);
 	while (!r && query_step(&query) == 1) {
-		r = grow(all->store, &all->handles, all->nr_handles, &all->room_handles, sizeof(*all->handles));
-		if (!r)
-			all->handles[all->nr_handles++] = (uint64_t)query_i64(&query, 0);
+		uint64_t *handles = grown(all->store, all->handles, all->nr_handles, &all->room_handles, sizeof(*handles));
+
+		if (!handles) {
+			r = -ENOMEM;
+			break;
+		}
+		all->handles = handles;
+		all->handles[all->nr_handles++] = (uint64_t)query_i64(&query, 0);
 	}
 	int closed = query_close(&query);
 
@@ -141,17 +150,23 @@ static int read_objects(struct segments *all)
 
 	query_open(all->store, &query, "objects");
 	while (!r && query_step(&query) == 1) {
-		struct object object = {.start = (uint64_t)query_i64(&query, 0), .end = (uint64_t)query_i64(&query, 1)};
+		struct object *objects, object = {.start = (uint64_t)query_i64(&query, 0), .end = (uint64_t)query_i64(&query, 1)};
 		const char *file = query_text_required(&query, 2);
 
 		if (!query_ok(&query))
 			break;
-		r = grow(all->store, &all->objects, all->nr_objects, &all->room_objects, sizeof(*all->objects));
-		object.file = r ? NULL : strdup(file);
-		if (!r && !object.file)
+		objects = grown(all->store, all->objects, all->nr_objects, &all->room_objects, sizeof(*objects));
+		if (!objects) {
+			r = -ENOMEM;
+			break;
+		}
+		all->objects = objects;
+		object.file = strdup(file);
+		if (!object.file) {
 			r = no_memory(all->store);
-		if (!r)
-			all->objects[all->nr_objects++] = object;
+			break;
+		}
+		all->objects[all->nr_objects++] = object;
 	}
 	int closed = query_close(&query);
 
