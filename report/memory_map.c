@@ -65,6 +65,7 @@ static int add_segment(const struct store_segment *segment, void *arg)
 static int add_block(const struct store_placed *block, void *arg)
 {
 	struct memory_map *map = arg;
+	unsigned category = block->category < NR_CATEGORIES ? block->category : CATEGORY_UNKNOWN;
 	struct store_placed *blocks = grown(map->blocks, map->nr_blocks, &map->room_blocks, sizeof(*blocks));
 
 	if (!blocks)
@@ -72,7 +73,8 @@ static int add_block(const struct store_placed *block, void *arg)
 	map->blocks = blocks;
 	map->blocks[map->nr_blocks++] = *block;
 	map->block_bytes += block->size_bytes;
-	map->category_bytes[block->category < NR_CATEGORIES ? block->category : CATEGORY_UNKNOWN] += block->size_bytes;
+	map->category_bytes[category] += block->size_bytes;
+	map->category_blocks[category]++;
 	if (block->requested_bytes && block->requested_bytes <= block->size_bytes) {
 		map->known_bytes += block->size_bytes;
 		map->requested_bytes += block->requested_bytes;

@@ -40,7 +40,7 @@ struct memory_map {
 	uint64_t others_bytes;
 	uint64_t seen_bytes; /* of these: what CUPTI alone saw */
 	/* Of all blocks. */
-	uint64_t block_bytes, category_bytes[NR_CATEGORIES];
+	uint64_t block_bytes, category_bytes[NR_CATEGORIES], category_blocks[NR_CATEGORIES];
 	uint64_t known_bytes, requested_bytes; /* of those of which it is known how much was asked for: their bytes, and that */
 	uint64_t unplaced_blocks, unplaced_bytes; /* in no region */
 };

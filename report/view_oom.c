@@ -20,6 +20,7 @@
 #define PAGE_BYTES  (UINT64_C(2) << 20) /* what the driver gives out */
 #define LAYERS_TEXT 8u
 #define GAPS_TEXT   5u
+#define OOMS_TEXT   5u    /* the last ones, unless --limit=all */
 #define MAX_OOMS    4096u /* of a run that catches them all, the last ones */
 #define MAX_ADVICE  8u
 #define WORTH_PART  20u /* advice is worth its line from a 20th of what was asked for */
@@ -63,7 +64,6 @@ struct autopsy {
 	size_t nr_owners;
 	struct gap *gaps; /* the largest first */
 	size_t nr_gaps, room_gaps;
-	uint64_t blocks_of[NR_CATEGORIES];
 	uint64_t available_bytes, fits_bytes; /* of the driver; the largest block that would have fit */
 	enum cause cause;
 	struct advice advice[MAX_ADVICE];
@@ -274,14 +274,6 @@ static void find_advice(struct autopsy *autopsy)
 
 /* ---- one autopsy */
 
-static int each_block(const struct store_allocation *allocation, void *arg)
-{
-	struct autopsy *autopsy = arg;
-
-	autopsy->blocks_of[allocation->category < NR_CATEGORIES ? allocation->category : CATEGORY_UNKNOWN]++;
-	return 0;
-}
-
 static int autopsy_read(struct report *report, const struct refused *refused, struct autopsy *ret)
 {
 	uint16_t device = report->device;
@@ -294,8 +286,6 @@ static int autopsy_read(struct report *report, const struct refused *refused, st
 		error = memory_map_read(report, device, seq, &ret->map);
 	if (!error)
 		error = driver_read(report, device, seq, &ret->map, &ret->driver);
-	if (!error)
-		error = store_each_live(report->store, device, seq, NULL, each_block, ret);
 	if (!error)
 		error = read_gaps(ret);
 	if (!error) {
@@ -368,7 +358,7 @@ static int print_categories(struct autopsy *autopsy)
 		row_begin(rows);
 		row_count(rows, "size_bytes", autopsy->map.category_bytes[order[i]]);
 		row_share(rows, "share", autopsy->map.category_bytes[order[i]], autopsy->live.bytes);
-		row_count(rows, "blocks", autopsy->blocks_of[order[i]]);
+		row_count(rows, "blocks", autopsy->map.category_blocks[order[i]]);
 		row_text(rows, "category", category_words(order[i]));
 		error = row_end(rows);
 	}
@@ -623,7 +613,7 @@ static int category_rows(struct autopsy *autopsy)
 		row_count(rows, "number", autopsy->refused->number);
 		row_text(rows, "category", category_name(order[i]));
 		row_count(rows, "bytes", autopsy->map.category_bytes[order[i]]);
-		row_count(rows, "blocks", autopsy->blocks_of[order[i]]);
+		row_count(rows, "blocks", autopsy->map.category_blocks[order[i]]);
 		error = row_end(rows);
 	}
 	return rows_close(rows, error);
@@ -703,13 +693,16 @@ static int autopsy_rows(struct autopsy *autopsy)
 static int show_ooms(struct report *report, const struct refused_list *ooms)
 {
 	bool people = report_is_for_people(report);
+	size_t first = people && report->arguments->limit != LIMIT_ALL && ooms->nr > OOMS_TEXT ? ooms->nr - OOMS_TEXT : 0;
 	int error = 0;
 
-	for (size_t i = 0; i < ooms->nr && !error; i++) {
+	if (people && ooms->nr - first < ooms->seen)
+		fprintf(report->out, "The last %zu of %" PRIu64 " (--limit all shows more):\n", ooms->nr - first, ooms->seen);
+	for (size_t i = first; i < ooms->nr && !error; i++) {
 		struct autopsy autopsy;
 
 		error = autopsy_read(report, &ooms->all[i], &autopsy);
-		if (!error && people && i > 0)
+		if (!error && people && i > first)
 			putc('\n', report->out);
 		if (!error)
 			error = people ? show_autopsy(&autopsy) : autopsy_rows(&autopsy);
@@ -748,8 +741,6 @@ static int show(struct report *report)
 		error = store_each_refusal(report->store, each_refusal, &misses);
 	if (!error && !ooms.nr && !misses.nr && report_is_for_people(report))
 		fprintf(report->out, "%s was never out of memory in this run, nor nearly.\n", report->device_name);
-	if (!error && ooms.nr < ooms.seen && report_is_for_people(report))
-		fprintf(report->out, "The last %zu of %" PRIu64 ":\n", ooms.nr, ooms.seen);
 	if (!error)
 		error = show_ooms(report, &ooms);
 	if (!error)

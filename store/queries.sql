@@ -250,17 +250,17 @@ SELECT d.seq, d.last_seq, d.ns, d.used_bytes, d.total_bytes, d.segment_bytes, d.
        (SELECT total(size_bytes) FROM seen WHERE alloc_ns <= d.ns AND (free_ns IS NULL OR free_ns > d.ns))
 FROM driver d WHERE d.device = :device ORDER BY d.seq;
 
--- A refusal belongs to the next OOM of its thread, if the thread got no block before that.
+-- With the next OOM of its thread, 0: none.
 -- query: refusals
 SELECT o.seq, o.ns, s.step, o.thread, o.device, o.phase, m.root_name, m.fqn, o.size_bytes, o.allocated_bytes, o.reserved_bytes,
        f.file || ':' || f.line || ' (' || f.function || ')', op.function,
-       NOT EXISTS (SELECT 1 FROM oom x WHERE x.thread = o.thread AND x.device = o.device AND x.seq = (
-                   SELECT min(seq) FROM oom WHERE thread = o.thread AND device = o.device AND seq > o.seq)
-                   AND NOT EXISTS (SELECT 1 FROM allocation a WHERE a.thread = o.thread AND a.level = 0 AND a.device = o.device
-                                   AND a.alloc_seq > o.seq AND a.alloc_seq < x.seq))
+       ifnull((SELECT min(x.seq) FROM oom x WHERE x.thread = o.thread AND x.device = o.device AND x.seq > o.seq), 0)
 FROM refusal o LEFT JOIN stretch s ON s.id = o.stretch LEFT JOIN module m ON m.id = o.module LEFT JOIN stack k ON k.id = o.stack
 LEFT JOIN frame f ON f.id = k.shown LEFT JOIN frame op ON op.id = k.operation
 ORDER BY o.seq;
+
+-- query: threads_births
+SELECT alloc_seq, thread, device FROM allocation WHERE level = 0 AND alloc_seq > :seq ORDER BY id;
 
 -- Memory of the host that calls gave, and managed memory, alive right after :seq.
 -- query: level_bytes

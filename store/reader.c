@@ -520,7 +520,7 @@ int store_each_thread(struct store *store, int (*each)(const struct store_thread
 	return stopped ? stopped : r;
 }
 
-static void read_oom_row(struct query *query, struct store_oom *ret)
+void query_read_oom(struct query *query, struct store_oom *ret)
 {
 	*ret = (struct store_oom){
 	        .seq = query_u64(query, 0),
@@ -549,29 +549,9 @@ int store_each_oom(struct store *store, int (*each)(const struct store_oom *, vo
 	while (!stopped && query_step(&query) == 1) {
 		struct store_oom oom;
 
-		read_oom_row(&query, &oom);
+		query_read_oom(&query, &oom);
 		if (query_ok(&query))
 			stopped = each(&oom, arg);
-	}
-	int r = query_close(&query);
-
-	return stopped ? stopped : r;
-}
-
-int store_each_refusal(struct store *store, int (*each)(const struct store_oom *, bool near_miss, void *), void *arg)
-{
-	struct query query;
-	int stopped = 0;
-
-	store_begin_call(store);
-	query_open(store, &query, "refusals");
-	while (!stopped && query_step(&query) == 1) {
-		bool near_miss = query_u64_max(&query, 13, 1);
-		struct store_oom refusal;
-
-		read_oom_row(&query, &refusal);
-		if (query_ok(&query))
-			stopped = each(&refusal, near_miss, arg);
 	}
 	int r = query_close(&query);
 

@@ -92,6 +92,9 @@ static inline bool query_ok(const struct query *query)
 	return query->error == 0;
 }
 
+/* Fill @ret from a row of the queries `oom` and `refusals`. */
+void query_read_oom(struct query *query, struct store_oom *ret);
+
 /* What is kept in memory of one answer (blocks, modules, spans): no program has that many, a hostile file may. */
 #define READER_MAX_KEPT (UINT32_C(1) << 22)
 

@@ -443,3 +443,114 @@ int store_read_level(struct store *store, unsigned level, uint64_t seq, uint64_t
 	}
 	return r;
 }
+
+/* ---- refusals */
+
+/* A refusal, until the next OOM of its thread. */
+struct refusal {
+	uint64_t seq, oom_seq; /* oom_seq 0: there is none */
+	uint32_t thread;
+	uint16_t device;
+	bool got; /* a block before it */
+};
+
+struct refusals {
+	struct refusal *all;
+	size_t nr, room;
+};
+
+/* Refusals before a birth that are looked at: more of them wait for no OOM in an honest file. */
+#define MAX_WAITING 64u
+
+static int list_refusals(struct store *store, struct refusals *list)
+{
+	struct query query;
+	int r = 0;
+
+	query_open(store, &query, "refusals");
+	while (!r && query_step(&query) == 1) {
+		struct refusal *all = grown(store, list->all, list->nr, &list->room, sizeof(*all));
+
+		if (!all) {
+			r = -ENOMEM;
+			break;
+		}
+		list->all = all;
+		all[list->nr++] = (struct refusal){
+		        .seq = query_u64(&query, 0),
+		        .thread = (uint32_t)query_u64_max(&query, 3, UINT32_MAX),
+		        .device = (uint16_t)query_u64_max(&query, 4, UINT16_MAX),
+		        .oom_seq = query_u64(&query, 13),
+		};
+	}
+	int closed = query_close(&query);
+
+	return r ? r : closed;
+}
+
+/* How many refusals came before @seq. */
+static size_t refusals_before(const struct refusals *list, uint64_t seq)
+{
+	size_t low = 0, high = list->nr;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (list->all[middle].seq < seq)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Which threads got a block between a refusal and their next OOM: in one pass over all births. */
+static int follow_threads(struct store *store, struct refusals *list)
+{
+	struct query query;
+
+	if (!list->nr)
+		return 0;
+	query_open(store, &query, "threads_births");
+	query_bind(&query, ":seq", list->all[0].seq);
+	while (query_step(&query) == 1) {
+		uint64_t seq = query_u64(&query, 0);
+		uint32_t thread = (uint32_t)query_u64_max(&query, 1, UINT32_MAX);
+		uint16_t device = (uint16_t)query_u64_max(&query, 2, UINT16_MAX);
+		size_t end = refusals_before(list, seq);
+
+		for (size_t i = end; i > 0 && end - i < MAX_WAITING; i--) {
+			struct refusal *refusal = &list->all[i - 1];
+
+			if (refusal->thread == thread && refusal->device == device && seq < refusal->oom_seq)
+				refusal->got = true;
+		}
+	}
+	return query_close(&query);
+}
+
+int store_each_refusal(struct store *store, int (*each)(const struct store_oom *, bool near_miss, void *), void *arg)
+{
+	struct refusals list = {NULL};
+	struct query query;
+	int stopped = 0;
+	int r;
+
+	store_begin_call(store);
+	r = list_refusals(store, &list);
+	if (!r)
+		r = follow_threads(store, &list);
+	if (!r) {
+		query_open(store, &query, "refusals");
+		for (size_t i = 0; !stopped && i < list.nr && query_step(&query) == 1; i++) {
+			struct store_oom refusal;
+
+			query_read_oom(&query, &refusal);
+			if (query_ok(&query))
+				stopped = each(&refusal, !list.all[i].oom_seq || list.all[i].got, arg);
+		}
+		r = query_close(&query);
+	}
+	free(list.all);
+	return stopped ? stopped : r;
+}
