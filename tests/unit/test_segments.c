@@ -312,7 +312,7 @@ static void test_driver_read_when_asked_at_another_time_then_told_calls_count(vo
 	struct memory_map map;
 	struct driver_said said;
 
-	builder_exec(f->db, "INSERT INTO driver VALUES (1, 2, 2, 20, 500, 9999, 0, 0, 1), (1, 10, 20, 100, 510, 9999, 10, 0, 0), "
+	builder_exec(f->db, "INSERT INTO driver VALUES (1, 2, 2, 20, 500, 9999, 0, 0, 1), (1, 10, 28, 100, 510, 9999, 10, 0, 0), "
 	                    "(1, 40, 40, 400, 532, 9999, 30, 0, 0)");
 	segment(f, 1000, 10, 5, TORCH_CODE);
 	segment(f, 2000, 20, 30, TORCH_CODE);
