@@ -207,7 +207,8 @@ void seen_settle(struct tagger *tagger, uint64_t now_ns)
 		nr++;
 	if (!nr)
 		return;
-	qsort(tagger->seen_calls, tagger->nr_seen_calls, sizeof(*tagger->seen_calls), compare_calls);
+	if (tagger->nr_seen_calls) /* there is no array else */
+		qsort(tagger->seen_calls, tagger->nr_seen_calls, sizeof(*tagger->seen_calls), compare_calls);
 	qsort(tagger->seen, nr, sizeof(*tagger->seen), compare_seen);
 	for (uint32_t i = 0; i < nr; i++) {
 		if (tagger->seen[i].given)
