@@ -234,16 +234,17 @@ static inline enum walk step(const struct native_thread *thread, uint64_t value,
 
 /* ---- frames */
 
-/* What @address is, found out; *@ret_mark: it is in no object, or there is no room (and no mark). */
+/* What @address is, found out; 0: it is in no object (*@ret_mark), or there is no room, or not now (NULL). */
 static __attribute__((noinline)) uint64_t find_out(struct stacks *stacks, struct emitter *emitter, uint32_t number,
                                                    uintptr_t address, const char **ret_mark)
 {
-	const struct native_object *object = native_object_of(address);
+	bool busy;
+	const struct native_object *object = native_object_of(address, &busy);
 	struct native_rule rule;
 	uint32_t frame = 0;
 	uint64_t value;
 
-	*ret_mark = object ? NULL : NATIVE_CODE_MADE;
+	*ret_mark = object || busy ? NULL : NATIVE_CODE_MADE;
 	if (!object)
 		return 0;
 	if (!object->is_ours && stacks) {

@@ -52,37 +52,37 @@ static struct native_object *object_at(uintptr_t address)
 	return NULL;
 }
 
-/* A copy of @name, as an absolute one if it is a file's; "?" when there is no room. */
-static const char *keep_name(const char *name)
+/* Give @object a copy of what the loader calls it, and of that as an absolute name if it is a file's; "?" without room. */
+static void keep_name(struct native_object *object, const char *told)
 {
 	static char folder[PATH_MAX]; /* not on a stack that may be small */
+	const char *name = *told ? told : program_name;
 	char *copy = names + names_used;
-	size_t length, folder_length = 0;
+	size_t length = strnlen(name, PATH_MAX), folder_length = 0;
 
-	if (!*name)
-		name = program_name;
 	if (*name != '/' && strchr(name, '/') && getcwd(folder, sizeof(folder) - 1)) {
 		folder_length = strlen(folder);
 		folder[folder_length++] = '/';
 	}
-	length = strnlen(name, PATH_MAX);
+	object->name = object->told = "?";
 	if (names_used + folder_length + length + 1 > sizeof(names))
-		return "?";
+		return;
 	memcpy(copy, folder, folder_length);
 	memcpy(copy + folder_length, name, length);
 	copy[folder_length + length] = '\0';
 	names_used += (uint32_t)(folder_length + length + 1);
-	return copy;
+	object->name = copy;
+	object->told = *told ? copy + folder_length : "";
 }
 
 static bool is_same(const struct native_object *a, const struct native_object *b)
 {
 	return a->start == b->start && a->end == b->end && a->bias == b->bias && a->unwind == b->unwind &&
-	       !strcmp(a->build_id, b->build_id);
+	       !strcmp(a->build_id, b->build_id) && !strcmp(a->told, b->told);
 }
 
 /* With `is_reading`.  What @found has taken the place of is gone. */
-static void append(const struct native_object *found, const char *name)
+static void append(const struct native_object *found)
 {
 	uint32_t nr = nr_objects;
 
@@ -91,10 +91,8 @@ static void append(const struct native_object *found, const char *name)
 
 		if (old->gone || found->end <= old->start || old->end <= found->start)
 			continue;
-		if (is_same(old, found)) {
-			__atomic_store_n(&old->told_name, found->told_name, __ATOMIC_RELAXED);
+		if (is_same(old, found))
 			return;
-		}
 		atomic32_store_release(&old->gone, 1);
 		if (forget)
 			forget(old->start, old->end);
@@ -102,7 +100,7 @@ static void append(const struct native_object *found, const char *name)
 	if (nr == NATIVE_OBJECTS)
 		return;
 	objects[nr] = *found;
-	objects[nr].name = keep_name(name);
+	keep_name(&objects[nr], found->told);
 	atomic32_store_release(&nr_objects, nr + 1);
 }
 
@@ -166,7 +164,7 @@ static void read_segments(const struct dl_phdr_info *info, struct native_object 
 
 static int take_object(struct dl_phdr_info *info, size_t size, void *first)
 {
-	struct native_object found = {.bias = info->dlpi_addr, .told_name = (uintptr_t)info->dlpi_name};
+	struct native_object found = {.bias = info->dlpi_addr, .told = info->dlpi_name};
 	/* The counters are the same in every call. */
 	if (*(bool *)first && size >= offsetof(struct dl_phdr_info, dlpi_subs) + sizeof(info->dlpi_subs)) {
 		if (info->dlpi_adds == adds_seen && info->dlpi_subs == subs_seen)
@@ -178,7 +176,7 @@ static int take_object(struct dl_phdr_info *info, size_t size, void *first)
 	read_segments(info, &found);
 	found.is_ours = found.start <= ours && ours < found.end;
 	if (found.start < found.end)
-		append(&found, info->dlpi_name);
+		append(&found);
 	return 0;
 }
 
@@ -237,9 +235,10 @@ void native_objects_start(const void *own, void (*told_forget)(uintptr_t start, 
 	bring_up_to_date();
 }
 
-const struct native_object *native_object_of_slowly(uintptr_t address)
+const struct native_object *native_object_of_slowly(uintptr_t address, bool *ret_busy)
 {
-	return bring_up_to_date() ? object_at(address) : NULL;
+	*ret_busy = !bring_up_to_date();
+	return *ret_busy ? NULL : object_at(address);
 }
 
 #if __GLIBC_PREREQ(2, 35)
@@ -247,28 +246,29 @@ const struct native_object *native_object_of_slowly(uintptr_t address)
 static bool is_still(const struct native_object *object, const struct dl_find_object *found)
 {
 	return object && object->bias == found->dlfo_link_map->l_addr && object->unwind == (uintptr_t)found->dlfo_eh_frame &&
-	       __atomic_load_n(&object->told_name, __ATOMIC_RELAXED) == (uintptr_t)found->dlfo_link_map->l_name;
+	       !strcmp(object->told, found->dlfo_link_map->l_name);
 }
 
 /*
  * Source: glibc's manual, "Dynamic Linker Introspection": _dl_find_object() is async-signal-safe; glibc 2.36
  * elf/dl-find_object.c: readers take no lock.
  */
-const struct native_object *native_object_of(uintptr_t address)
+const struct native_object *native_object_of(uintptr_t address, bool *ret_busy)
 {
 	const struct native_object *object;
 	struct dl_find_object found;
 
+	*ret_busy = false;
 	if (_dl_find_object((void *)address, &found) != 0)
 		return NULL;
 	object = object_at(address);
 	if (is_still(object, &found))
 		return object;
-	return native_object_of_slowly(address);
+	return native_object_of_slowly(address, ret_busy);
 }
 #else
-const struct native_object *native_object_of(uintptr_t address)
+const struct native_object *native_object_of(uintptr_t address, bool *ret_busy)
 {
-	return native_object_of_slowly(address);
+	return native_object_of_slowly(address, ret_busy);
 }
 #endif

@@ -6,6 +6,8 @@
  * another is `gone`.  The table is brought up to date when an address turns up that it does not know, not when an object is
  * loaded: nobody tells us.
  *
+ * (An object that was built anew under the same name, and loaded to just where it lay before, is taken for the old one.)
+ *
  * Locks.  The list of objects is the dynamic loader's, and reading it takes the loader's lock (dl_iterate_phdr()).  It is read
  * only when there is a new object: from glibc 2.35 on, _dl_find_object() says without a lock whose an address is.  A fork in
  * another thread waits until we are done (at most FORK_WAIT_MS), so that no child inherits the lock from us.
@@ -29,8 +31,8 @@ struct native_object {
 	uintptr_t unwind;       /* its .eh_frame_hdr; 0: it has none */
 	uintptr_t unwind_start; /* the segment that it lies in, with .eh_frame */
 	uintptr_t unwind_end;
-	uintptr_t told_name;                 /* atomic; the loader's pointer to its name: compared only */
 	const char *name;                    /* of its file, absolute where that is known */
+	const char *told;                    /* the same as the loader has it */
 	char build_id[NATIVE_BUILD_ID_TEXT]; /* hexadecimal digits; empty: it has none */
 	bool is_ours;                        /* the one that was named at the start */
 	uint32_t gone;                       /* atomic: another object was seen where it lay */
@@ -43,12 +45,13 @@ struct native_object {
 void native_objects_start(const void *own, void (*forget)(uintptr_t start, uintptr_t end));
 
 /*
- * The object whose code @address is in; NULL: of none that is known (code made at run time), or there is no room.
+ * The object whose code @address is in; NULL: of none (code made at run time), or there is no room, or *@ret_busy: that cannot
+ * be said now, since another thread is at it, or forks.
  * Thread: any.  Signal: safe, if it did not interrupt this function.
  */
-const struct native_object *native_object_of(uintptr_t address);
+const struct native_object *native_object_of(uintptr_t address, bool *ret_busy);
 
 /* For the tests: the same as on a C library before 2.35. */
-const struct native_object *native_object_of_slowly(uintptr_t address);
+const struct native_object *native_object_of_slowly(uintptr_t address, bool *ret_busy);
 
 #endif

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -388,25 +389,214 @@ static void test_capture_when_on_an_operation_then_it_stays_the_stack_s_operatio
 	assert_int_equal(nr, seen.nr_theirs + 2); /* and capture(), and native_capture() */
 }
 
+/* ---- code that libunwind knows nothing of */
+
+#if defined(__x86_64__)
+
+/* Calls function %rdi with %rsi, in an object but without unwind information. */
+int call_without_information(int (*function)(void *), void *arg);
+__asm__(".text\n"
+        ".type call_without_information, @function\n"
+        "call_without_information:\n"
+        "sub $8, %rsp\n"
+        "mov %rdi, %rax\n"
+        "mov %rsi, %rdi\n"
+        "call *%rax\n"
+        "add $8, %rsp\n"
+        "ret\n"
+        ".size call_without_information, . - call_without_information\n");
+
+static int capture_in(void *arg)
+{
+	struct native_thread thread = {0};
+
+	*(uint32_t *)arg = native_capture(&thread, stacks, &emitter, 5, 0, false);
+	return 7;
+}
+
+/* The file of the outermost frame of @stack; *@ret_nr: how many frames it has. */
+static const char *outermost(uint32_t stack, uint32_t *ret_nr)
+{
+	uint32_t frame = 0;
+
+	for (*ret_nr = 0; stack; (*ret_nr)++)
+		frame = take_frame(&stack);
+	return frames[frame].file;
+}
+
+static void test_capture_when_code_was_made_at_run_time_then_the_stack_is_cut_there(void **state)
+{
+	static const unsigned char code[] = {0x48, 0x83, 0xec, 0x08, 0x48, 0x89, 0xf8, 0x48, 0x89,
+	                                     0xf7, 0xff, 0xd0, 0x48, 0x83, 0xc4, 0x08, 0xc3}; /* as above */
+	unsigned char *made = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int (*call)(int (*)(void *), void *);
+	uint32_t stack, nr;
+
+	assert_ptr_not_equal(made, MAP_FAILED);
+	memcpy(made, code, sizeof(code));
+	assert_int_equal(mprotect(made, 4096, PROT_READ | PROT_EXEC), 0);
+	memcpy(&call, &made, sizeof(call));
+	assert_int_equal(call(capture_in, &stack), 7);
+	learn();
+	assert_string_equal(outermost(stack, &nr), NATIVE_CODE_MADE);
+	assert_int_equal(nr, 3); /* and native_capture() and capture_in() */
+	munmap(made, 4096);
+}
+
+static void test_capture_when_there_is_no_unwind_information_then_the_stack_is_cut_there(void **state)
+{
+	uint32_t stack, nr;
+
+	assert_int_equal(call_without_information(capture_in, &stack), 7);
+	learn();
+	assert_string_equal(outermost(stack, &nr), NATIVE_CALLERS_UNKNOWN);
+	assert_int_equal(nr, 4); /* and the function itself, which is known */
+}
+
+static __attribute__((noinline)) int capture_deep(unsigned depth, uint32_t *ret)
+{
+	volatile int result = depth ? capture_deep(depth - 1, ret) : capture_in(ret);
+
+	return result;
+}
+
+static void test_capture_when_deeper_than_is_kept_then_the_innermost_frames_are(void **state)
+{
+	uint32_t stack, nr;
+
+	capture_deep(1000, &stack);
+	learn();
+	assert_string_equal(outermost(stack, &nr), NATIVE_MORE);
+	assert_int_equal(nr, NATIVE_FRAMES_MAX + 1);
+}
+
+/* ---- objects that go and come */
+
+static void capture_through(const char *path, char ret_build_id[128], uintptr_t *ret_address)
+{
+	void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	int (*call)(int (*)(void *), void *);
+	uint32_t stack, frame;
+	Dl_info info;
+
+	assert_non_null(library);
+	*(void **)(void *)&call = dlsym(library, "native_lib_call");
+	assert_int_equal(call(capture_in, &stack), 8);
+	learn();
+	take_frame(&stack);
+	take_frame(&stack);
+	frame = take_frame(&stack);
+	assert_true(dladdr((void *)(uintptr_t)call, &info));
+	assert_string_equal(frames[frame].file, path);
+	assert_in_range(frames[frame].offset, (uintptr_t)call - (uintptr_t)info.dli_fbase,
+	                (uintptr_t)call - (uintptr_t)info.dli_fbase + 32);
+	snprintf(ret_build_id, 128, "%s", frames[frame].build_id);
+	*ret_address = (uintptr_t)info.dli_fbase;
+	assert_int_equal(strlen(ret_build_id), 40);
+	dlclose(library);
+}
+
+static void test_capture_when_another_object_lies_where_one_was_then_it_is_that_one_s_frame(void **state)
+{
+	char build_ids[2][128];
+	uintptr_t first, second;
+
+	for (int i = 0; i < 3; i++) {
+		capture_through(NATIVE_LIB_FIRST, build_ids[0], &first);
+		capture_through(NATIVE_LIB_SECOND, build_ids[1], &second);
+		assert_string_not_equal(build_ids[0], build_ids[1]);
+	}
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+	assert_int_equal(first, second); /* or it would show nothing */
+#endif
+}
+
+#endif
+
 /* ---- objects */
 
 static void test_object_of_when_asked_both_ways_then_they_agree(void **state)
 {
 	const void *addresses[] = {(const void *)(uintptr_t)native_start, (const void *)(uintptr_t)qsort_r, &stacks};
+	bool busy = true;
 
 	for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
 		uintptr_t address = (uintptr_t)addresses[i];
-		const struct native_object *object = native_object_of(address);
+		const struct native_object *object = native_object_of(address, &busy);
 		Dl_info info;
 
 		assert_non_null(object);
-		assert_ptr_equal(native_object_of_slowly(address), object);
+		assert_false(busy);
+		assert_ptr_equal(native_object_of_slowly(address, &busy), object);
 		assert_true(dladdr(addresses[i], &info));
 		assert_int_equal(object->bias, info.dli_fbase);
 		assert_false(object->is_ours);
 	}
-	assert_null(native_object_of((uintptr_t)ring));
-	assert_null(native_object_of_slowly((uintptr_t)ring));
+	assert_null(native_object_of((uintptr_t)ring, &busy));
+	assert_null(native_object_of_slowly((uintptr_t)ring, &busy));
+	assert_false(busy);
+}
+
+/* ---- threads */
+
+#define NR_THREADS 4
+#define NR_CHAINS  200
+
+static struct emitter no_emitter;
+
+static __attribute__((noinline)) unsigned chain(unsigned bits, unsigned depth, struct native_thread *thread)
+{
+	volatile unsigned result;
+
+	if (!depth)
+		return native_capture(thread, stacks, &no_emitter, 5, 0, false);
+	/* Two calls, which the compiler must not make one. */
+	if (bits & 1) {
+		result = chain(bits >> 1, depth - 1, thread);
+		__asm__ volatile("nop");
+	} else {
+		result = chain(bits >> 1, depth - 1, thread);
+	}
+	return result;
+}
+
+static void *capture_chains(void *arg)
+{
+	struct native_thread thread = {0};
+	unsigned *found = arg;
+
+	for (unsigned i = 0; i < NR_CHAINS; i++)
+		found[i] = chain(i, 8, &thread);
+	return NULL;
+}
+
+/* All learn the same addresses at once; meanwhile children are forked, in which the loader must work. */
+static void test_capture_when_many_threads_do_then_they_agree_and_children_can_load(void **state)
+{
+	static unsigned found[NR_THREADS][NR_CHAINS];
+	static uint8_t ring_memory[RING_HEADER_BYTES + 65536 * sizeof(struct record)] __attribute__((aligned(4096)));
+	pthread_t threads[NR_THREADS];
+
+	ring_format(ring_memory, 65536, 0, 0);
+	no_emitter = (struct emitter){.ring = (struct ring *)(void *)ring_memory, .env = &emit_env_default};
+	for (int i = 0; i < NR_THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, capture_chains, found[i]), 0);
+	for (int i = 0; i < 10; i++) {
+		pid_t child = fork();
+		int status;
+
+		if (!child)
+			_exit(dlopen(NATIVE_LIB_FIRST, RTLD_NOW | RTLD_LOCAL) ? 0 : 1);
+		native_forget_all();
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_int_equal(status, 0);
+	}
+	for (int i = 0; i < NR_THREADS; i++) {
+		pthread_join(threads[i], NULL);
+		assert_memory_equal(found[i], found[0], sizeof(found[0]));
+	}
+	assert_int_not_equal(found[0][0], 0);
+	assert_int_not_equal(found[0][0], found[0][1]);
 }
 
 /* ---- what the program must not notice */
@@ -439,20 +629,27 @@ static void test_start_when_done_then_the_program_is_as_it_was(void **state)
 	}
 }
 
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_start_when_done_then_the_program_is_as_it_was),
-	        cmocka_unit_test(test_walk_when_calls_are_nested_then_it_is_what_backtrace_says),
-	        cmocka_unit_test(test_walk_when_on_a_thread_then_it_ends_where_the_thread_begins),
-	        cmocka_unit_test(test_walk_when_in_a_signal_handler_then_it_goes_on_with_what_was_interrupted),
-	        cmocka_unit_test(test_walk_when_on_a_fiber_then_nothing_is_read_beyond_it),
-	        cmocka_unit_test_setup_teardown(test_capture_when_frames_are_new_then_they_are_defined_by_file_and_build_id,
-	                                        set_up, tear_down),
-	        cmocka_unit_test_setup_teardown(test_capture_when_frames_are_known_then_nothing_is_said_again, set_up, tear_down),
-	        cmocka_unit_test_setup_teardown(test_capture_when_on_an_operation_then_it_stays_the_stack_s_operation, set_up,
-	                                        tear_down),
-	        cmocka_unit_test_setup_teardown(test_object_of_when_asked_both_ways_then_they_agree, set_up, tear_down),
+		cmocka_unit_test(test_start_when_done_then_the_program_is_as_it_was),
+		cmocka_unit_test(test_walk_when_calls_are_nested_then_it_is_what_backtrace_says),
+		cmocka_unit_test(test_walk_when_on_a_thread_then_it_ends_where_the_thread_begins),
+		cmocka_unit_test(test_walk_when_in_a_signal_handler_then_it_goes_on_with_what_was_interrupted),
+		cmocka_unit_test(test_walk_when_on_a_fiber_then_nothing_is_read_beyond_it),
+		TEST(test_capture_when_frames_are_new_then_they_are_defined_by_file_and_build_id),
+		TEST(test_capture_when_frames_are_known_then_nothing_is_said_again),
+		TEST(test_capture_when_on_an_operation_then_it_stays_the_stack_s_operation),
+#if defined(__x86_64__)
+		TEST(test_capture_when_code_was_made_at_run_time_then_the_stack_is_cut_there),
+		TEST(test_capture_when_there_is_no_unwind_information_then_the_stack_is_cut_there),
+		TEST(test_capture_when_deeper_than_is_kept_then_the_innermost_frames_are),
+		TEST(test_capture_when_another_object_lies_where_one_was_then_it_is_that_one_s_frame),
+#endif
+		TEST(test_capture_when_many_threads_do_then_they_agree_and_children_can_load),
+		TEST(test_object_of_when_asked_both_ways_then_they_agree),
 	};
 
 	descriptors_before = count_descriptors();
