@@ -44,6 +44,13 @@ static struct {
 	uint64_t value;
 } entries[NATIVE_ADDRESSES];
 
+/*
+ * Whole stacks of late: {hash of the stack below and all frames:44 | stack:20}, overwritten by what falls on the same place.
+ * A wrong one once in 2^58 questions.
+ */
+#define STACKS_OF_LATE (1u << 14)
+static uint64_t of_late[STACKS_OF_LATE];
+
 static uint32_t state; /* atomic: 0 not begun, 1 beginning, 2 on, 3 cannot be had */
 static uintptr_t interpreter;
 
@@ -261,6 +268,7 @@ static __attribute__((noinline)) uint64_t find_out(struct stacks *stacks, struct
 
 struct walked {
 	uint32_t nr;
+	uint64_t hash;
 	bool no_room;
 	const char *mark; /* why it is cut; NULL: it is not */
 	uint32_t frames[NATIVE_FRAMES_MAX];
@@ -289,6 +297,8 @@ static void walk(const struct native_thread *thread, struct stacks *stacks, stru
 				return;
 			}
 			ret->frames[ret->nr++] = (uint32_t)(value >> FRAME_SHIFT);
+			ret->hash = (ret->hash ^ value >> FRAME_SHIFT) * UINT64_C(0x9e3779b97f4a7c15);
+			ret->hash ^= ret->hash >> 32;
 		}
 		went = step(thread, value, &at);
 	}
@@ -296,12 +306,34 @@ static void walk(const struct native_thread *thread, struct stacks *stacks, stru
 		ret->mark = NATIVE_CALLERS_UNKNOWN;
 }
 
+/* The stack of what was walked on top of @stack, frame by frame; *@ret_whole: none is missing for want of room. */
+static __attribute__((noinline)) uint32_t put_on(struct stacks *stacks, struct emitter *emitter, uint32_t number, uint32_t stack,
+                                                 const struct walked *walked, bool *ret_whole)
+{
+	uint32_t nr = walked->nr, mark = 0, below = stack;
+
+	*ret_whole = true;
+	if (walked->mark) {
+		mark = stacks_native(stacks, emitter, number, walked->mark, "", 0);
+		stack = mark ? stacks_on(stacks, emitter, number, stack, mark) : stack;
+		*ret_whole = stack != below;
+	}
+	while (nr > 0) {
+		below = stack;
+		stack = stacks_on(stacks, emitter, number, stack, walked->frames[--nr]);
+		*ret_whole &= stack != below;
+	}
+	return stack;
+}
+
 __attribute__((noinline)) uint32_t native_capture(struct native_thread *thread, struct stacks *stacks, struct emitter *emitter,
                                                   uint32_t number, uint32_t stack, bool to_python)
 {
 	struct walked walked;
 	struct registers here;
-	uint32_t found = stack;
+	uint64_t *entry, word;
+	uint32_t found;
+	bool is_whole;
 
 	if (!native_is_on())
 		return stack;
@@ -309,18 +341,21 @@ __attribute__((noinline)) uint32_t native_capture(struct native_thread *thread, 
 	if (__builtin_expect(here.sp < thread->low || here.sp >= thread->high, 0) && !learn_stack(thread, here.sp))
 		return stack;
 	walked.nr = 0;
+	walked.hash = stack;
 	walked.no_room = false;
 	walked.mark = NULL;
 	walk(thread, stacks, emitter, number, here, to_python, &walked);
 	if (walked.no_room)
 		return stack;
-	if (__builtin_expect(walked.mark != NULL, 0)) {
-		uint32_t mark = stacks_native(stacks, emitter, number, walked.mark, "", 0);
-
-		found = mark ? stacks_on(stacks, emitter, number, found, mark) : found;
-	}
-	while (walked.nr > 0)
-		found = stacks_on(stacks, emitter, number, found, walked.frames[--walked.nr]);
+	walked.hash = (walked.hash ^ (uintptr_t)walked.mark) * UINT64_C(0x94d049bb133111eb);
+	walked.hash ^= walked.hash >> 29;
+	entry = &of_late[walked.hash & (STACKS_OF_LATE - 1)];
+	word = atomic64_load_relaxed(entry);
+	if (__builtin_expect((word ^ walked.hash) >> STACKS_STACK_BITS == 0 && word, 1))
+		return word & ((1u << STACKS_STACK_BITS) - 1);
+	found = put_on(stacks, emitter, number, stack, &walked, &is_whole);
+	if (is_whole && found)
+		atomic64_store_relaxed(entry, walked.hash >> STACKS_STACK_BITS << STACKS_STACK_BITS | found);
 	return found;
 }
 
@@ -348,6 +383,8 @@ __attribute__((noinline)) uint32_t native_walk(struct native_thread *thread, uin
 void native_forget_all(void)
 {
 	forget(0, UINTPTR_MAX);
+	for (uint32_t i = 0; i < STACKS_OF_LATE; i++)
+		atomic64_store_relaxed(&of_late[i], 0);
 }
 
 /* ---- the start */
