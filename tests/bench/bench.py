@@ -2,7 +2,8 @@
 
 usage: bench.py [--short]
 
-Each load runs in one process for each variant: bare, under the hook (as it is by default, and with NNMEM_STACKS=off) and under torch.profiler.
+Each load runs in one process for each variant: bare, under the hook (as it is by default, and with NNMEM_STACKS=off and both) and under
+torch.profiler.
 They live side by side and take turns, a fraction of a second each, so that whatever else the machine does falls on all
 alike.  What luck each process had with its memory's layout stays with it, so this is done again with new processes
 several times.  A set of processes gives one figure, the median over its turns of the difference (or ratio) to the bare
@@ -30,6 +31,7 @@ VARIANTS = {
     "bare": ("bare", (), {}, []),
     "ours": ("nnmem without stacks", (harness.HOOK,), {"NNMEM_STACKS": "off"}, []),
     "stacks": ("nnmem", (harness.HOOK,), {}, []),
+    "native": ("nnmem with native stacks too", (harness.HOOK,), {"NNMEM_STACKS": "both"}, []),
     "profiler": ("torch.profiler", (), {}, ["profile"]),
 }
 # How long the recorder may go on with what a turn left in the ring before the next turn begins.
@@ -91,18 +93,28 @@ def show(what, values, unit, goal=""):
     print(f"  {what:<58} {middle:8.2f} {unit} {error}  {goal}".rstrip(), flush=True)
 
 
-def compare(folder, what, amount, sizes, unit, combine, goals):
+def native_frames(folder):
+    """How deep the native stack of an allocation of the last turn is."""
+    query = """WITH RECURSIVE part(id) AS (SELECT (SELECT stack FROM allocation WHERE stack > 0 ORDER BY alloc_seq DESC LIMIT 1)
+               UNION ALL SELECT stack.parent FROM part JOIN stack ON stack.id = part.id WHERE stack.parent > 0)
+               SELECT count(*) FROM part JOIN stack ON stack.id = part.id JOIN frame ON frame.id = stack.frame WHERE frame.kind = 2"""
+    return harness.Db(folder / "native/run.db").rows(query)[0][0]
+
+
+def compare(folder, what, amount, sizes, unit, combine, goals, variants=tuple(VARIANTS)):
     """Run a load with all variants, and print a line for each: @combine(its figure, the bare one of the same round)."""
     nr_sets, nr_turns = sizes
     bare, added = [], {}
     for _ in range(nr_sets):
-        result, _ = turns(folder, what, tuple(VARIANTS), amount, nr_turns)
+        result, _ = turns(folder, what, variants, amount, nr_turns)
         bare.append(statistics.median(one["ns"] for one in result["bare"]) / (1e6 if unit == "% " else 1))
-        for variant in tuple(VARIANTS)[1:]:
+        for variant in variants[1:]:
             for clock in ("ns", "cpu_ns"):
                 figures = [combine(one[clock], zero[clock]) for one, zero in zip(result[variant], result["bare"])]
                 added.setdefault((variant, clock), []).append(statistics.median(figures))
     show("bare", bare, "ms" if unit == "% " else "ns")
+    if "native" in variants:
+        print(f"  native frames of the last allocation: {native_frames(folder)}")
     for (variant, clock), figures in added.items():
         if clock == "ns":
             show(f"added by {VARIANTS[variant][0]}", figures, unit, goals.get(variant, ""))
@@ -156,12 +168,14 @@ def main():
 
         print("one thread allocating and freeing a small tensor, an event")
         goals = {"ours": "goal: 150", "stacks": "goal: 400"}
+        python_only = tuple(variant for variant in VARIANTS if variant != "native")
         compare(folder, "allocations", 10_000 if short else 200_000, sizes, "ns", difference, goals)
         print("a module call that does nothing")
-        compare(folder, "calls", 10_000 if short else 200_000, sizes, "ns", difference, {"ours": "goal: 500", "stacks": "goal: 500"})
+        compare(folder, "calls", 10_000 if short else 200_000, sizes, "ns", difference, {"ours": "goal: 500", "stacks": "goal: 500"}, python_only)
         for net, title, steps, goal in (("E2", "E2, batch 64", 2, "goal: 2"), ("transformer", "small-tensor transformer", 40, "goal: 10")):
             print(f"{title}: a training step")
-            compare(folder, net, 1 if short else steps, sizes, "% ", percent, {"ours": goal})
+            variants = python_only if net == "E2" else tuple(VARIANTS)
+            compare(folder, net, 1 if short else steps, sizes, "% ", percent, {"ours": goal}, variants)
 
         million(folder, 10 if short else 410)
 
