@@ -54,6 +54,7 @@ static const char *const category_rule_names[NR_CATEGORY_RULES] = {
         [RULE_BACKWARD_SEED] = "backward_seed",
         [RULE_BEFORE_STEP] = "before_step",
         [RULE_NO_TENSOR] = "no_tensor",
+        [RULE_BEFORE_STEP_KEPT] = "before_step_kept",
 };
 
 static const char *const step_kind_names[NR_STEP_KINDS] = {

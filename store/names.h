@@ -54,6 +54,7 @@ enum category_rule {
 	RULE_BACKWARD_SEED,    /* the gradient of the loss, made just before backward began: backward_temporary */
 	RULE_BEFORE_STEP,      /* born between backward and step(), freed before the next forward: optimizer_temporary */
 	RULE_NO_TENSOR,        /* memory of a GPU that no tensor asked for: workspace */
+	RULE_BEFORE_STEP_KEPT, /* as RULE_BEFORE_STEP, but alive in the next forward: unknown */
 	NR_CATEGORY_RULES
 };
 

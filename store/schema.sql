@@ -189,7 +189,7 @@ CREATE TABLE allocation (
 	tensor INTEGER NOT NULL,        -- 0 none
 	stack INTEGER NOT NULL,         -- of what was born in backward: that of the forward; 0 not known
 	flags INTEGER NOT NULL,         -- 1 provisional, 2 recompute, 4 shared, 8 free lost, 16 seen_forward, 32 named_input,
-	                                -- 64 seed, 128 before_step, 256 seen by CUPTI alone
+	                                -- 64 seed, 128 before_step, 256 seen by CUPTI alone, 512 into_step
 	episode INTEGER NOT NULL,       -- for taking the work up again
 	call INTEGER NOT NULL DEFAULT 0, -- which call of its module: module calls are counted over the run, from 1; 0: born outside
 	                                -- one, or in backward, where only the module is known

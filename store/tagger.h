@@ -62,6 +62,7 @@ struct tag_allocation {
 	bool named_input;  /* it was given to a root module call */
 	bool seed;         /* made for `.backward()`, just before it began */
 	bool before_step;  /* born outside the phases after a backward of its thread, before the step() that follows */
+	bool into_step;    /* ... which came while it was alive, and before any forward */
 };
 
 struct tag_phase_totals {

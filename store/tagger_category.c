@@ -15,6 +15,8 @@
  * - What is made between a backward and the step() that follows on the thread, and is gone before a forward begins, prepares
  *   or is the update: norms of gradients and what clips and unscales them, an update that is written by hand.  Whether
  *   step() follows is not known when it is freed; before another micro-batch the same is said of what its loading leaves.
+ *   What is still there in the next forward is kept for later (copies of gradients) and of no category: data is loaded after
+ *   step(), or before another micro-batch, which is a forward before step().
  */
 #include "store/tagger_internal.h"
 
@@ -107,6 +109,8 @@ static struct verdict verdict_of(const struct tagger *tagger, const struct live 
 	case PHASE_INFERENCE:
 		return (struct verdict){CATEGORY_FORWARD_TEMPORARY, RULE_INFERENCE};
 	default:
+		if (a->seen_forward && a->into_step)
+			return (struct verdict){CATEGORY_UNKNOWN, RULE_BEFORE_STEP_KEPT};
 		if (a->seen_forward)
 			return (struct verdict){CATEGORY_INPUT, RULE_BEFORE_FORWARD};
 		if (a->before_step && is_dead(live))
@@ -125,6 +129,42 @@ void category_decide(const struct tagger *tagger, struct live *live)
 	live->a.category = (uint8_t)verdict.category;
 	live->a.rule = (uint8_t)verdict.rule;
 	live->a.provisional = !is_dead(live);
+}
+
+/* One that was born between a backward of @thread and the step() that begins now, with no forward in between. */
+static void goes_into_step(struct tagger *tagger, const struct thread *thread, uint32_t index)
+{
+	struct live *live = &tagger->live.pool[index];
+
+	if (!live->a.before_step || live->a.into_step || live->a.thread != thread->id || live->forwards != tagger->nr_forwards)
+		return;
+	live->a.into_step = live->named = true;
+	live_move(&tagger->live, index, LIVE_YOUNG);
+}
+
+/* Whether a name or step() has moved it to the end of its list, where otherwise what was born last is. */
+static bool was_moved(const struct live *live)
+{
+	return live->named || live->a.tensor || live->a.named_input || live->a.seed || live->a.into_step;
+}
+
+/* A step() of @thread begins.  Looks at what was born since the thread owes it: no later step() looks at that again. */
+void category_step(struct tagger *tagger, const struct thread *thread)
+{
+	static const enum live_list lists[] = {LIVE_YOUNG, LIVE_IDLE};
+
+	for (unsigned i = 0; i < sizeof(lists) / sizeof(lists[0]); i++) {
+		uint32_t before;
+
+		for (uint32_t at = tagger->live.tail[lists[i]]; at != NONE; at = before) {
+			const struct live *live = &tagger->live.pool[at];
+
+			before = live->prev;
+			if (!was_moved(live) && live->a.alloc_seq < thread->owes_step_seq)
+				break;
+			goes_into_step(tagger, thread, at);
+		}
+	}
 }
 
 /* Whether the category can only change by a name or by death. */

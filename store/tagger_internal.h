@@ -232,9 +232,10 @@ struct thread {
 	uint64_t span_epoch, span_episode;
 
 	/* Pace: what decides where steps end (tagger_step.c).  Candidates and the like are first stretches of nodes; 0: none. */
-	bool stepped;   /* stepped since its last candidate */
-	bool backed;    /* ran a backward since its last training forward that could end a step */
-	bool owes_step; /* ran a backward, and neither an optimizer's step() nor a GradScaler.update came since */
+	bool stepped;           /* stepped since its last candidate */
+	bool backed;            /* ran a backward since its last training forward that could end a step */
+	bool owes_step;         /* ran a backward, and neither an optimizer's step() nor a GradScaler.update came since */
+	uint64_t owes_step_seq; /* since when; 0 after loading: not known */
 	uint64_t candidate, candidate_eval, candidate_seq;
 	uint64_t early, early_eval, early_seq; /* the first candidate since the lead's last step() */
 	uint64_t eval;                         /* where evaluation began after the last step() */
@@ -380,6 +381,7 @@ struct optimizer *name_optimizer(struct tagger *tagger, uint32_t id);
 
 /* Set category, rule, provisional and seen_forward of @live as of now; dead when its free_seq is set. */
 void category_decide(const struct tagger *tagger, struct live *live);
+void category_step(struct tagger *tagger, const struct thread *thread);
 bool category_is_settled(const struct tagger *tagger, const struct live *live);
 
 /* ---- tagger.c */

@@ -616,6 +616,8 @@ void step_backward_begin(struct tagger *tagger, struct thread *thread, const str
 	}
 	if (outermost)
 		point_outer(tagger, thread, record, false);
+	if (!thread->owes_step)
+		thread->owes_step_seq = record->seq;
 	thread->owes_step = true;
 }
 
@@ -666,6 +668,8 @@ static void count_step(struct tagger *tagger, struct thread *thread)
 {
 	current(tagger)->steps++;
 	thread->stepped = true;
+	if (thread->owes_step)
+		category_step(tagger, thread);
 	thread->owes_step = false;
 	if (!tagger->any_optimizer) {
 		tagger->any_optimizer = true;

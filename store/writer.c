@@ -476,6 +476,7 @@ static void read_allocation(const struct writer *writer, sqlite3_stmt *statement
 	        .seed = (flags & FLAG_SEED) != 0,
 	        .before_step = (flags & FLAG_BEFORE_STEP) != 0,
 	        .seen = (flags & FLAG_SEEN) != 0,
+	        .into_step = (flags & FLAG_INTO_STEP) != 0,
 	        .stack = (uint32_t)db_column_u64(statement, 15),
 	        .episode = db_column_u64(statement, 16),
 	        .call = db_column_u64(statement, 17),

@@ -15,6 +15,7 @@
 #define FLAG_SEED         64u
 #define FLAG_BEFORE_STEP  128u
 #define FLAG_SEEN         256u
+#define FLAG_INTO_STEP    512u
 
 #define NO_DEVICE         UINT32_MAX
 

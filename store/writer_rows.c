@@ -9,7 +9,7 @@ static unsigned allocation_flags(const struct tag_allocation *allocation)
 	       (allocation->shared ? FLAG_SHARED : 0) | (allocation->free_lost ? FLAG_FREE_LOST : 0) |
 	       (allocation->seen_forward ? FLAG_SEEN_FORWARD : 0) | (allocation->named_input ? FLAG_NAMED_INPUT : 0) |
 	       (allocation->seed ? FLAG_SEED : 0) | (allocation->before_step ? FLAG_BEFORE_STEP : 0) |
-	       (allocation->seen ? FLAG_SEEN : 0);
+	       (allocation->seen ? FLAG_SEEN : 0) | (allocation->into_step ? FLAG_INTO_STEP : 0);
 }
 
 static int write_allocation(void *arg, struct tag_allocation *allocation)

@@ -13,6 +13,7 @@ import harness
 CASES = [
     "flattened", "buckets", "tied", "normed", "views", "moved", "new_head", "late_parameter", "loaded", "adagrad", "others",
     "lbfgs", "sparse", "lazy", "complex_numbers", "low_precision", "meta", "parametrized", "averaged", "frozen", "external", "long_run",
+    "copied_gradients",
 ]  # fmt: skip
 
 

@@ -1158,7 +1158,24 @@ static void test_category_when_optimizer_then_kept_or_freed(void **state)
 static void test_category_when_other_then_input_or_unknown(void **state)
 {
 	expect_rules("F( ) B( ) +a -a +b S( ) +c F( -b ) -c B( ) +d t2 +e t1 E( ) -d t2 -e X",
-	             "a=before_step b=before_forward c=before_forward d=before_forward e=before_forward");
+	             "a=before_step b=before_step_kept c=before_forward d=before_forward e=before_forward");
+}
+
+/* Copies of gradients; beside them what a prefetching loader made for the next step, and another micro-batch. */
+static void test_category_when_made_before_step_and_kept_then_no_input(void **state)
+{
+	expect_rules("F( ) B( ) +a S( ) +b F( ) B( ) -a -b +c S( ) S2( ) +d -d F( ) -c B( ) X",
+	             "a=before_step_kept b=before_forward c=before_step_kept d=between_phases");
+	expect_rules("F( ) B( ) +a F( ) B( ) +b S( ) F( -a -b ) X", "a=before_forward b=before_step_kept");
+	expect_rules("F( ) B( ) +a +b S( ) in=b F( -a -b ) X", "a=before_step_kept b=named_input");
+	expect_rules("F( ) B( ) +a U F( -a ) X", "a=before_step_kept");
+	expect_rules("F( t2 F( ) B( ) +a t1 ) B( ) +b S( ) F( -a -b ) X", "a=before_forward b=before_step_kept");
+	/* Nothing is born after the step: what follows it is looked at no more.  By hand there is none. */
+	expect_rules("F( ) B( ) S( ) +a S( ) F( -a ) X", "a=before_forward");
+	expect_rules("F( ) B( ) +a F( ) B( ) -a +b X", "a=before_forward b=between_phases");
+	/* A name has moved an older one to the end. */
+	expect_rules("F( ) B( ) S( ) +o +p F( ) B( ) +a =p S( ) F( -a ) X",
+	             "o=before_forward p=named_parameter a=before_step_kept");
 }
 
 /* Clipping of gradients, GradScaler.unscale_(), an update by hand; D and G of a GAN; accumulation; a skipped step. */
@@ -2338,6 +2355,8 @@ static void assert_same_allocation(const struct tag_allocation *a, const struct 
 	assert_same(a, b, seen_forward);
 	assert_same(a, b, named_input);
 	assert_same(a, b, seed);
+	assert_same(a, b, before_step);
+	assert_same(a, b, into_step);
 }
 
 static void assert_same_step(const struct seen_step *a, const struct seen_step *b)
@@ -2798,6 +2817,8 @@ int main(void)
 	        cmocka_unit_test(test_category_when_made_just_before_backward_then_seed),
 	        cmocka_unit_test(test_category_when_optimizer_then_kept_or_freed),
 	        cmocka_unit_test(test_category_when_other_then_input_or_unknown),
+	        cmocka_unit_test(test_category_when_made_before_step_and_kept_then_no_input),
+	        cmocka_unit_test(test_category_when_made_before_step_and_kept_then_no_input),
 	        cmocka_unit_test(test_category_when_between_backward_and_step_then_optimizer_temporary),
 	        cmocka_unit_test(test_category_when_named_then_names_decide),
 	        cmocka_unit_test(test_category_when_alive_then_provisional_by_open_layer),

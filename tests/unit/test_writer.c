@@ -227,7 +227,7 @@ static void test_writer_create_when_done_then_the_file_says_what_it_is(void **st
 	        "host|/dev/shm/ring|5000000000|1700000000123456789|0|" NNMEM_VERSION);
 	assert_string_equal(
 	        query(f, "SELECT list, count(*) FROM name GROUP BY list"),
-	        "category|13\ncategory_rule|22\nframe_kind|3\nlevel|5\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
+	        "category|13\ncategory_rule|23\nframe_kind|3\nlevel|5\nphase|6\nseverity|3\nstep_kind|4\ntensor_kind|4");
 	assert_string_equal(query(f, "SELECT name FROM name WHERE list = 'phase' AND code = 2"), "backward");
 	assert_string_equal(query(f, "SELECT count(*) FROM name WHERE name = '?'"), "0");
 }

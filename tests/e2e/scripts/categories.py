@@ -363,6 +363,24 @@ def long_run():
     train(model, adam(model), torch.randn(7, 20), steps=12)
 
 
+def copied_gradients():
+    """Copies of gradients that are kept for a step, and data that is loaded after step() or between micro-batches."""
+    model = net(20, 30, 10)
+    optimizer = adam(model)
+    copies = []
+    for _ in range(4):
+        for _ in range(2):
+            x, wanted = torch.randn(7, 20), torch.randn(7, 10)
+            functional.mse_loss(model(x), wanted).backward()
+            claim("input", None, x)
+            claim("input", None, wanted)
+        for copy_before in copies:
+            claim("unknown", None, copy_before)
+        copies = [parameter.grad.clone() for parameter in model.parameters()]
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def main():
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
