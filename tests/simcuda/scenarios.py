@@ -510,6 +510,7 @@ def main(names):
     )
     if ends_at_once:
         os._exit(0)
+    time.sleep(0.5)  # for PyTorch's threads, as in seen_scenarios.py
 
 
 def main_each(lines):
