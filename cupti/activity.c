@@ -74,7 +74,7 @@ static struct {
 	uint32_t clock_turn; /* odd while they are written; atomic */
 
 	uint64_t read_ns; /* of the last time that records were taken; atomic */
-	uint64_t nr_lost; /* records for which CUPTI had no buffer of ours; atomic */
+	uint64_t nr_lost; /* how often there was no buffer of ours for CUPTI; atomic */
 } cupti;
 
 static uint64_t now_ns(void)
@@ -186,8 +186,8 @@ static uint64_t clock_convert(uint64_t time)
 
 /* ---- buffers */
 
-/* False: too many are handed out, and who it is from would be forgotten. */
-static bool hand_out(uint8_t *buffer, uint32_t client)
+/* Where too many are out already it is forgotten from whom this one is. */
+static void hand_out(uint8_t *buffer, uint32_t client)
 {
 	for (uint32_t i = 0; i < NR_HANDED_OUT; i++) {
 		struct handed_out *out = &cupti.handed_out[i];
@@ -198,9 +198,8 @@ static bool hand_out(uint8_t *buffer, uint32_t client)
 			continue;
 		out->client = client;
 		atomic64_store_release(&out->buffer, (uint64_t)(uintptr_t)buffer);
-		return true;
+		return;
 	}
-	return false;
 }
 
 /* From whom the buffer is that comes back: an index of clients + 1; 0: not known. */
@@ -320,9 +319,14 @@ static void read_records(uint8_t *buffer, size_t valid_size)
 
 static void note_losses(void)
 {
-	static uint8_t once;
+	static uint8_t once, once_full;
 	int (*dropped)(void *, uint32_t, size_t *) = cupti_real(cupti.version, CUPTI_ActivityGetNumDroppedRecords);
 	size_t nr = 0;
+
+	if (atomic64_load_relaxed(&cupti.nr_lost))
+		hook_note(&once_full, RECORD_SEVERITY_DEGRADED,
+		          "CUPTI filled all buffers before they were read: memory that only it sees may be missing or be counted "
+		          "for too long");
 
 	/* CUPTI's count begins again when it is read, and a client counts on it. */
 	if (!atomic32_load_acquire(&cupti.client) && dropped && dropped(NULL, 0, &nr) == CUPTI_SUCCESS && nr)

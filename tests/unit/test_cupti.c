@@ -413,6 +413,22 @@ static void test_records_when_dropped_then_noted(void **state)
 	assert_int_equal(severity, RECORD_SEVERITY_DEGRADED);
 }
 
+static void test_buffers_when_all_are_out_then_noted(void **state)
+{
+	uint8_t *buffer = NULL;
+	size_t size, max_records;
+	unsigned nr = 0;
+
+	cupti_start();
+	do {
+		fake.requested(&buffer, &size, &max_records);
+	} while (buffer && ++nr < 1000);
+	assert_null(buffer);
+	flush();
+	assert_int_equal(nr_notes, 1);
+	assert_int_equal(severity, RECORD_SEVERITY_DEGRADED);
+}
+
 #define TEST(function) cmocka_unit_test_setup(function, set_up)
 
 int main(void)
@@ -427,6 +443,7 @@ int main(void)
 	        TEST(test_clock_when_the_client_has_one_then_time_is_still_ours),
 	        TEST(test_finalize_when_the_client_ends_cupti_then_we_begin_again),
 	        TEST(test_records_when_dropped_then_noted),
+	        TEST(test_buffers_when_all_are_out_then_noted),
 	        TEST(test_start_when_switched_off_then_nothing_is_asked),
 	        TEST(test_start_when_cupti_refuses_then_the_client_has_it_as_before),
 	};
